@@ -1,0 +1,1 @@
+"""fledge: a language model's whole life, stage by stage."""

@@ -1,0 +1,50 @@
+"""`fledge` and `python -m fledge`: run the command line and turn errors into one line and an exit code."""
+
+import os
+import sys
+import traceback
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 the user can fix it, 2 usage, 3 failed, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line in this process and give its exit code."""
+    import click
+
+    from fledge.cli import cli
+    from fledge.errors import FledgeError
+
+    try:
+        cli.main(arguments, prog_name="fledge", standalone_mode=False)
+        sys.stdout.flush()
+        return 0
+    except FledgeError as error:
+        return _failed(str(error), error.exit_code, arguments)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted", 130, arguments)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except MemoryError:
+        return _failed("out of memory; use a smaller batch (--batch.*) or model", 1, arguments)
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`); point stdout elsewhere so that exiting stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _failed(message: str, code: int, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

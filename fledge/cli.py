@@ -1,0 +1,103 @@
+"""The root of the command line: loads a stage only when it is called."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# In the order of a model's life; a stage is listed once its package is there.
+STAGES = {
+    "tokenizer": "text to a tokenizer",
+    "pretrain": "text and a tokenizer to a base model",
+    "finetune": "a base model to one that answers, or that classifies",
+    "rlhf": "reward models, PPO, DPO, GRPO",
+    "eval": "the same numbers for every model",
+}
+
+# Commands of the root itself: name -> (module, attribute, help).
+OWN = {
+    "demo": ("fledge.life", "demo", "the whole life on built-in data, on a CPU, in minutes"),
+    "doctor": (
+        "fledge.doctor",
+        "doctor",
+        "this machine: devices, versions, what is missing and how to get it",
+    ),
+    "runs": ("fledge.runs", "runs", "the runs that are there: command, state, parent, loss, size"),
+}
+
+
+class Root(click.Group):
+    """Stages as groups, imported on use; the commands of the root beside them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_stages(), *OWN]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in OWN:
+            module, attribute, _ = OWN[cmd_name]
+            return _command(getattr(importlib.import_module(module), attribute))
+        if cmd_name in _stages():
+            return _stage(cmd_name)
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click would import every stage for its short help.
+        with formatter.section("Stages"):
+            formatter.write_dl([(name, STAGES[name]) for name in _stages()])
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in OWN.items()])
+
+
+def _stages() -> list[str]:
+    return [name for name in STAGES if (ROOT / name / "cli.py").is_file()]
+
+
+def _stage(name: str) -> click.Command:
+    """The group of a stage, after checking that the package of that name is fledge's own.
+
+    Raises:
+        FledgeError: another package of the same name stands before it on the import path.
+    """
+    from fledge.errors import FledgeError
+
+    module: Any = importlib.import_module(f"{name}.cli")
+    found = Path(module.__file__).resolve().parent
+    if found != ROOT / name:
+        raise FledgeError(
+            f"the package '{name}' comes from {found}, not from {ROOT / name}; "
+            "install fledge into an environment of its own, or leave that folder"
+        )
+    return _command(module.cli)
+
+
+def _command(command: Any) -> click.Command:
+    assert isinstance(command, click.Command)
+    return command
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"fledge {version('fledge-lm')}")
+        ctx.exit()
+
+
+@click.command(
+    cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="the version"
+)
+@click.option("--local_rank", hidden=True, expose_value=False, help="put here by the deepspeed launcher")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """fledge: a language model's whole life, stage by stage.
+
+    Each command reads a folder and writes the next: fledge STAGE COMMAND --help shows what it takes.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

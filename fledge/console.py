@@ -1,0 +1,149 @@
+"""What people see: progress and notes on stderr (plain when it is no terminal), results on stdout."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+PLAIN_INTERVAL_S = 10.0  # between progress lines when stderr is no terminal
+
+
+def is_quiet() -> bool:
+    """Whether this process keeps silent: in a run of several processes only rank 0 speaks."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def note(text: str) -> None:
+    """Tell the user something on stderr."""
+    if not is_quiet():
+        print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Tell the user on stderr that something is not as it should be."""
+    note(f"warning: {text}")
+
+
+def result(text: str) -> None:
+    """Print a result on stdout."""
+    if not is_quiet():
+        print(text, flush=True)
+
+
+def format_count(value: float) -> str:
+    """A short human count: 950, 12.3k, 4.56M, 1.20G."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """A short duration: 42s, 3m05s, 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Progress:
+    """A progress display; `advance` as often as you like, drawing is rate-limited."""
+
+    def __init__(self, description: str, total: float | None, unit: str, done: float = 0) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = self._first = done
+        self._started = self._printed = time.monotonic()
+        self._text = ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def _open(self) -> None:
+        if is_quiet() or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
+        self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(self._description, total=self._total, completed=self._done, text="")
+
+    def advance(self, amount: float = 1, text: str | None = None) -> None:
+        """Count `amount` more done; `text` is shown beside the bar until the next one."""
+        self._done += amount
+        self._text = self._text if text is None else text
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, text=self._text)
+        elif time.monotonic() - self._printed >= PLAIN_INTERVAL_S:
+            self._printed = time.monotonic()
+            note(self._plain_line())
+
+    def _plain_line(self) -> str:
+        elapsed = time.monotonic() - self._started
+        line = f"{self._description}: {format_count(self._done)}"
+        if self._total:
+            line += f"/{format_count(self._total)} {self._unit}".rstrip()
+            rate = (self._done - self._first) / elapsed if elapsed > 0 else 0
+            if rate > 0:
+                line += f", {format_seconds((self._total - self._done) / rate)} left"
+        else:
+            line += f" {self._unit}"
+        return f"{line}  {self._text}".rstrip()
+
+    def _close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+@contextlib.contextmanager
+def progress(
+    description: str, total: float | None = None, unit: str = "", done: float = 0
+) -> Iterator[Progress]:
+    """Show progress of something that may take longer than two seconds.
+
+    Args:
+        total: how much there is to do in `unit`s; None if not known.
+        done: how much of it was done before (a resumed run).
+    """
+    display = Progress(description, total, unit, done)
+    display._open()
+    try:
+        yield display
+    finally:
+        display._close()
+
+
+def table(rows: list[list[str]], header: list[str]) -> str:
+    """A plain aligned table that is valid Markdown; numbers to the right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    numeric = [
+        all(row[i][:1].isdigit() or row[i][:1] in "-+." or not row[i] for row in rows)
+        for i in range(len(header))
+    ]
+
+    def line(row: list[str]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = (
+        "|"
+        + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True))
+        + "|"
+    )
+    return "\n".join([line(header), rule, *(line(row) for row in rows)])

@@ -1,0 +1,95 @@
+"""Devices, number formats, threads, and the machine's measured matmul peak."""
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from fledge.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (without sparsity).
+NOMINAL_PEAK = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "L4": 121e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def resolve_device(name: str) -> str:
+    """The device that `auto|cpu|cuda|mps` means on this machine.
+
+    Raises:
+        ConfigError: the device asked for is not there; nothing falls back silently.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        raise ConfigError(f"--run.device {name}: this machine has none (see `fledge doctor`)")
+    return name
+
+
+def resolve_dtype(name: str, device: str) -> str:
+    """The number format of the forward pass that `auto|float32|bfloat16` means on a device."""
+    if name != "auto":
+        return name
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def torch_dtype(name: str) -> "torch.dtype":
+    """torch's dtype of a name in a config."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may use."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def matmul_peak(device: str, dtype: str, seconds: float = 0.3) -> float:
+    """FLOP/s of a large square matrix product, the best of several tries; what MFU is a share of."""
+    import torch
+
+    size = 1024 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device, dtype=torch_dtype(dtype))
+    b = torch.randn(size, size, device=device, dtype=torch_dtype(dtype))
+
+    def once() -> float:
+        started = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        elif device == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter() - started
+
+    once()
+    best, stop = once(), time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        best = min(best, once())
+    return 2 * size**3 / best
+
+
+def nominal_peak(device: str) -> float | None:
+    """The data sheet's dense bf16 FLOP/s of the GPU in use; None where it isn't known."""
+    import torch
+
+    if device != "cuda":
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for key, peak in NOMINAL_PEAK.items() if key in name), None)

@@ -1,0 +1,41 @@
+"""Errors that a user can cause; the command line prints them as one line without a traceback."""
+
+
+class FledgeError(Exception):
+    """Something that the user can put right: the message says what, where and what to do (exit code 1)."""
+
+    exit_code = 1
+
+
+class ConfigError(FledgeError):
+    """A config file or option is wrong."""
+
+
+class DataError(FledgeError):
+    """Input data is missing, unreadable or unfit."""
+
+
+class ModelError(FledgeError):
+    """A model folder is missing, damaged or of a kind that is not implemented."""
+
+
+class RunError(FledgeError):
+    """A run folder can't be created, resumed or read."""
+
+
+class UsageError(FledgeError):
+    """The command line itself makes no sense (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunFailed(FledgeError):
+    """A run started properly and then failed, or missed a pass band (exit code 3)."""
+
+    exit_code = 3
+
+
+class Interrupted(FledgeError):
+    """The user or the system asked the run to stop, and a checkpoint was written (exit code 130)."""
+
+    exit_code = 130

@@ -1,0 +1,93 @@
+"""Where a result comes from: hashes of parents and data, versions, seed, commit."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fledge.errors import RunError
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "tiktoken",
+    "datasets",
+    "trl",
+    "peft",
+    "deepspeed",
+    "numpy",
+)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(folder: Path, exclude: tuple[str, ...] = ("README.md",)) -> str:
+    """Hex SHA-256 over the names and contents of a folder's files; model cards and dot files don't count."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in exclude)
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        if not any(part.startswith(".") for part in name.split("/")):
+            digest.update(f"{name}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of fledge, Python and the libraries that shape results."""
+    found = {"python": platform.python_version()}
+    for name in ("fledge-lm", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that fledge runs from (`+` if it has changes); None outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def parent(path: Path, kind: str) -> dict[str, Any]:
+    """The record of one parent folder: kind, path as given, hash of its content, the run it is part of."""
+    record: dict[str, Any] = {"kind": kind, "path": os.fspath(path), "sha256": sha256_folder(path)}
+    if (path.parent / "lineage.json").is_file():
+        record["run"] = os.fspath(path.parent)
+    return record
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The lineage of a run folder.
+
+    Raises:
+        RunError: it has none, or it can't be read.
+    """
+    try:
+        content = json.loads((run / "lineage.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{run}: no run folder (it has no lineage.json)") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run}/lineage.json: can't be read ({error})") from None
+    return dict(content)

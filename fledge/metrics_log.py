@@ -1,0 +1,111 @@
+"""metrics.jsonl: one object a step, one vocabulary of names for all stages; mirrored to trackers if asked."""
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from fledge.atomic import disk_errors, write_file
+from fledge.errors import RunError
+
+# Every name that may stand in metrics.jsonl, with its unit.
+METRICS = {
+    "step": "steps",
+    "loss": "nats/token",
+    "bits_per_byte": "bits/byte",
+    "learning_rate": "",
+    "gradient_norm": "",
+    "tokens": "tokens",
+    "tokens_per_s": "tokens/s",
+    "mfu": "share of the measured matmul peak",
+    "mfu_nominal": "share of the data sheet's peak",
+    "elapsed_s": "s",
+    "validation_loss": "nats/token",
+    "validation_bits_per_byte": "bits/byte",
+    "parent_validation_loss": "nats/token",
+    "parent_validation_bits_per_byte": "bits/byte",
+    "skipped_steps": "steps",
+    "rollbacks": "",
+}
+
+
+class MetricsLog:
+    """Appends metrics to `metrics.jsonl` and to the trackers; a resumed run first drops what is newer."""
+
+    def __init__(self, run: Path, trackers: list[str], keep_to_step: int | None) -> None:
+        self._path = run / "metrics.jsonl"
+        if keep_to_step is not None:
+            write_file(
+                self._path, "".join(line for line in _lines(self._path) if _step(line) <= keep_to_step)
+            )
+        self._file: TextIO = self._path.open("a", encoding="utf-8")
+        self._trackers = [_open_tracker(name, run, keep_to_step) for name in trackers]
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one object; its names are those of METRICS and it has a step."""
+        assert set(metrics) <= set(METRICS), f"not in METRICS: {set(metrics) - set(METRICS)}"
+        with disk_errors(self._path):
+            self._file.write(json.dumps(metrics) + "\n")
+            self._file.flush()
+        for tracker in self._trackers:
+            tracker(metrics)
+
+    def close(self) -> None:
+        """Close the file and the trackers."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker(None)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics.jsonl; an empty list when there is none."""
+    return [json.loads(line) for line in _lines(run / "metrics.jsonl")]
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file: a last line cut by a kill is left out."""
+    if not path.is_file():
+        return []
+    return [
+        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+
+
+def _step(line: str) -> int:
+    return int(json.loads(line)["step"])
+
+
+def _open_tracker(name: str, run: Path, resumed_at: int | None) -> Any:
+    if name == "tensorboard":
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
+        # purge_step hides what the killed run had logged after the checkpoint.
+        writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_at)
+
+        def to_tensorboard(metrics: dict[str, Any] | None) -> None:
+            if metrics is None:
+                writer.close()
+                return
+            for key, value in metrics.items():
+                if key != "step":
+                    writer.add_scalar(key, value, metrics["step"])
+
+        return to_tensorboard
+    try:
+        import wandb
+    except ImportError:
+        raise _missing("wandb") from None
+    session = wandb.init(project="fledge", name=run.name, dir=str(run), id=run.name, resume="allow")
+
+    def to_wandb(metrics: dict[str, Any] | None) -> None:
+        if metrics is None:
+            session.finish()
+        else:
+            session.log({k: v for k, v in metrics.items() if k != "step"}, step=metrics["step"])
+
+    return to_wandb
+
+
+def _missing(extra: str) -> RunError:
+    return RunError(f"--run.trackers {extra}: not installed; pip install 'fledge-lm[{extra}]'")

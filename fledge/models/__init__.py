@@ -1,0 +1,1 @@
+"""Models: ours, readable and fast, and the Hugging Face folders they live in."""

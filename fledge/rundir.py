@@ -1,0 +1,254 @@
+"""Run folders: created once, locked while in use, never overwritten; parts written beside and renamed."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from fledge import atomic, checkpoints, config, lineage
+from fledge.config import CommandConfig
+from fledge.errors import Interrupted, RunError
+from fledge.metrics_log import MetricsLog
+
+RUNS = Path("runs")
+
+
+class RunFolder:
+    """One run on disk: `config.yaml lineage.json metrics.jsonl samples.jsonl checkpoints/ model/ summary.md`.
+
+    Get one from `create` or `reopen`, as a context manager that holds the lock.
+    """
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.resumes_from: Path | None = None
+        self._lock = lock
+        self._metrics: MetricsLog | None = None
+        self._trackers: list[str] = []
+        self._stop = threading.Event()
+
+    # --- what a command writes ---
+
+    def freeze(self, resolved: CommandConfig) -> None:
+        """Write config.yaml with every derived value in place."""
+        atomic.write_file(self.path / "config.yaml", config.dump(resolved))
+
+    def publish(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """An empty folder to fill that becomes `name` in this run when the block ends without an error."""
+        return atomic.new_folder(self.path / name)
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write or replace one file of this run, whole or not at all."""
+        atomic.write_file(self.path / name, content)
+
+    def add_lineage(self, **facts: Any) -> None:
+        """Add facts to lineage.json: `parents`, `data`, `tokenizer`, `licences` ..."""
+        record = lineage.read(self.path) | facts
+        self.write("lineage.json", json.dumps(record, indent=1))
+
+    def checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
+        """A folder to fill with all that resuming from `step` needs."""
+        return checkpoints.write(self.checkpoints, step)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one object to metrics.jsonl (and to the trackers)."""
+        if self._metrics is None:
+            resumed_at = checkpoints.step_of(self.resumes_from) if self.resumes_from else -1
+            self._metrics = MetricsLog(self.path, self._trackers, resumed_at)
+            self._trim_samples(resumed_at)
+        self._metrics.log(metrics)
+
+    def track_with(self, trackers: list[str]) -> None:
+        """Mirror the metrics to these trackers, from the first `log` on."""
+        self._trackers = list(trackers)
+
+    def log_sample(self, sample: dict[str, Any]) -> None:
+        """Append one object to samples.jsonl: step, prompt, text ..."""
+        with (self.path / "samples.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+    def _trim_samples(self, step: int) -> None:
+        file = self.path / "samples.jsonl"
+        if file.is_file():
+            kept = [
+                line
+                for line in file.read_text(encoding="utf-8").splitlines(keepends=True)
+                if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
+            atomic.write_file(file, "".join(kept))
+
+    def write_summary(self, markdown: str) -> None:
+        """Write summary.md, which the command line also prints."""
+        self.write("summary.md", markdown.rstrip() + "\n")
+
+    # --- being stopped ---
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether SIGTERM or Ctrl-C came; a loop then writes a checkpoint and calls `interrupted`."""
+        return self._stop.is_set()
+
+    def interrupted(self, step: int) -> Interrupted:
+        """The error that ends a run that was asked to stop and has written its checkpoint."""
+        return Interrupted(f"stopped at step {step}; continue with --resume {self.path}")
+
+    @contextlib.contextmanager
+    def stopping_politely(self) -> Iterator[None]:
+        """Within this block SIGTERM and Ctrl-C ask for a stop; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self._stop.set()
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- opening and closing ---
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.close()
+
+
+def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | None = None) -> RunFolder:
+    """Create and lock the folder of a new run and write its first config.yaml and lineage.json.
+
+    Args:
+        out: the folder; None takes `runs/<stage>-<command>-<n>` with the next free n.
+        options: what was typed (kept so that a resumed run can be compared with it).
+    Raises:
+        RunError: the folder exists already, or can't be written.
+    """
+    path = out or next_free(resolved)
+    with atomic.disk_errors(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = "choose another --out"
+            if is_run(path):
+                hint += f", or continue it with --resume {path}"
+            raise RunError(f"{path}: exists already and is never overwritten; {hint}")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(path, _lock(path))
+    record = {
+        "command": f"{resolved.stage} {resolved.command}",
+        "argv": sys.argv[1:],
+        "options": options or {},
+        "seed": getattr(getattr(resolved, "run", None), "seed", None),
+        "parents": [],
+        "versions": lineage.versions(),
+        "git_commit": lineage.git_commit(),
+    }
+    folder.freeze(resolved)
+    folder.write("lineage.json", json.dumps(record, indent=1))
+    return folder
+
+
+def reopen(path: Path) -> RunFolder:
+    """Lock the folder of a run to continue it; `resumes_from` is its newest whole checkpoint, or None.
+
+    Raises:
+        RunError: it is no run folder, or another process has it.
+    """
+    if not is_run(path):
+        raise RunError(f"{path}: no run folder (it has no config.yaml and lineage.json)")
+    folder = RunFolder(path, _lock(path))
+    atomic.finish_replacements(path)
+    if folder.checkpoints.is_dir():
+        atomic.finish_replacements(folder.checkpoints)
+        folder.resumes_from = checkpoints.newest_whole(folder.checkpoints)
+    return folder
+
+
+def restart(folder: RunFolder) -> None:
+    """Clear what a run without a checkpoint had begun, so that it starts again in the same folder."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (folder.path / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder."""
+    return (path / "config.yaml").is_file() and (path / "lineage.json").is_file()
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """The result of a finished run; None while it is not finished."""
+    try:
+        return dict(json.loads((path / "result.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def state(path: Path) -> str:
+    """`running`, `finished` or `interrupted`."""
+    try:
+        _lock(path).close()
+    except RunError:
+        return "running"
+    return "finished" if (path / "result.json").is_file() else "interrupted"
+
+
+def next_free(resolved: CommandConfig) -> Path:
+    """`runs/<stage>-<command>-<n>` with the next free n."""
+    stem = f"{resolved.stage}-{resolved.command}"
+    pattern = re.compile(rf"{re.escape(stem)}-(\d+)")
+    names = [pattern.fullmatch(p.name) for p in RUNS.iterdir()] if RUNS.is_dir() else []
+    return RUNS / f"{stem}-{max((int(m[1]) for m in names if m), default=0) + 1}"
+
+
+def require_disk(path: Path, needed_bytes: float, what: str) -> None:
+    """Check before the start that the disk has room.
+
+    Raises:
+        RunError: there is less free space than `needed_bytes`.
+    """
+    free = shutil.disk_usage(path).free
+    if free < needed_bytes:
+        raise RunError(
+            f"{path}: {free / 1e9:.2f} GB free, but {what} need about {needed_bytes / 1e9:.2f} GB; "
+            "free some disk or choose another --out"
+        )
+
+
+def _lock(path: Path) -> IO[str]:
+    """Hold a run folder; released when the file is closed or the process dies.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    with atomic.disk_errors(path):
+        file = (path / ".lock").open("a+", encoding="utf-8")
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RunError(f"{path}: in use by another process; wait for it, or stop it") from None
+    return file

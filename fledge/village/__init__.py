@@ -1,0 +1,1 @@
+"""The village: a built-in world with known truth."""

@@ -1,0 +1,1 @@
+"""Pretraining: text to token shards to a base model."""

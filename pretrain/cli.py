@@ -1,0 +1,5 @@
+"""The commands of `fledge pretrain`."""
+
+from fledge.options import StageGroup
+
+cli = StageGroup("pretrain", ["prepare", "train", "sample"], help="Text and a tokenizer to a base model.")

@@ -1,0 +1,184 @@
+"""Settings of `fledge pretrain`; values and their reasons are in configs/pretrain/."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig, checked_duration
+
+
+class ModelConfig(Config):
+    """The shape of the model to make; left out with --init, where the parent's shape holds."""
+
+    architecture: str = Field("qwen3", description="a module in fledge/models: gpt2, qwen3, nanochat")
+    context: int = Field(256, ge=2, description="longest input", json_schema_extra={"unit": "tokens"})
+    layers: int = Field(4, ge=1, description="transformer blocks")
+    width: int = Field(128, ge=8, description="of the residual stream")
+    heads: int = Field(4, ge=1, description="attention heads")
+    kv_heads: int | None = Field(
+        None, ge=1, description="key/value heads (grouped-query attention); none: as heads"
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of activations dropped, where the architecture has it"
+    )
+    tie_embeddings: bool | None = Field(
+        None, description="share input and output embeddings; none: as the authors do"
+    )
+
+
+class BatchConfig(Config):
+    """How much text goes into one optimizer step."""
+
+    sequences: int = Field(
+        16, ge=1, description="of one context each in a step", json_schema_extra={"unit": "sequences"}
+    )
+    microbatch: int | None = Field(
+        None,
+        ge=1,
+        description="in one forward and backward; must divide `sequences`; none: all",
+        json_schema_extra={"unit": "sequences"},
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> "BatchConfig":
+        if self.microbatch and self.sequences % self.microbatch:
+            raise ValueError(f"microbatch {self.microbatch} does not divide sequences {self.sequences}")
+        return self
+
+
+class OptimConfig(Config):
+    """The optimizer: AdamW for all weights, or Muon for the 2-D ones of the blocks and AdamW for the rest."""
+
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: for 2-D weights, AdamW for the rest"
+    )
+    learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak")
+    muon_learning_rate: float = Field(0.02, gt=0, description="Muon's peak")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decoupled, scaled by the learning rate; 2-D weights only"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's decay of the second moment")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
+    clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0: not clipped")
+
+
+class ScheduleConfig(Config):
+    """The learning rate over a run, as a share of its peak."""
+
+    kind: Literal["wsd", "cosine"] = Field("wsd", description="wsd: warmup, stable, linear decay")
+    warmup: float = Field(0.02, ge=0, le=1, description="share of the steps until the peak")
+    decay: float = Field(0.5, ge=0, le=1, description="share of the steps at the end that decay (wsd)")
+    floor: float = Field(0.0, ge=0, le=1, description="last learning rate as a share of the peak")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ScheduleConfig":
+        if self.kind == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup {self.warmup} and decay {self.decay} together are more than the whole run"
+            )
+        return self
+
+
+class ValidationConfig(Config):
+    """The check on held-out text; the end of a run always measures all of it."""
+
+    every: int = Field(100, ge=1, description="between checks", json_schema_extra={"unit": "steps"})
+    sequences: int = Field(
+        64, ge=1, description="read in a check during the run", json_schema_extra={"unit": "sequences"}
+    )
+
+
+class SamplesConfig(Config):
+    """Texts written by the model while it learns, to samples.jsonl."""
+
+    every: int = Field(200, ge=0, description="between samples; 0: none", json_schema_extra={"unit": "steps"})
+    prompts: list[str] = Field(
+        ["The future of AI is", "Once upon a time", "The secret to happiness"],
+        description="beginnings to continue",
+    )
+    max_new_tokens: int = Field(
+        40, ge=1, description="written a prompt", json_schema_extra={"unit": "tokens"}
+    )
+    temperature: float = Field(0.8, ge=0, description="of sampling; 0: greedy")
+
+
+class GuardConfig(Config):
+    """What happens when the loss goes wrong."""
+
+    max_skips: int = Field(
+        5,
+        ge=0,
+        description="non-finite steps in a row left out before rolling back",
+        json_schema_extra={"unit": "steps"},
+    )
+    spike: float = Field(
+        4.0, gt=1, description="roll back when the loss exceeds its running mean by this many nats"
+    )
+    max_rollbacks: int = Field(
+        2, ge=0, description="to the last good checkpoint before the run stops with an error"
+    )
+
+
+class TrainConfig(CommandConfig):
+    """Pretrain a GPT on token shards, from random weights or (--init) from any parent.
+
+    Reads the shards of `fledge pretrain prepare`; writes a run with a Hugging Face model folder.
+    """
+
+    stage: ClassVar[str] = "pretrain"
+    command: ClassVar[str] = "train"
+    trains: ClassVar[bool] = True
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
+
+    data: str = Field(description="token shards: a `pretrain prepare` run, or its shards folder")
+    init: str | None = Field(None, description="continue from this model (run, folder or hub name)")
+    size: int | None = Field(
+        None,
+        ge=1,
+        description="one dial: depth; sets layers, width, heads, batch and learning rates together",
+    )
+    time_budget: str | None = Field(
+        None, description="train this long (90s, 3m, 1h30m); the steps are fixed by a probe before step 0"
+    )
+    model: ModelConfig = ModelConfig()
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    validation: ValidationConfig = ValidationConfig()
+    samples: SamplesConfig = SamplesConfig()
+    guard: GuardConfig = GuardConfig()
+    run: RunConfig = RunConfig()
+
+    _budget = checked_duration("time_budget")
+
+
+class SampleConfig(CommandConfig):
+    """Continue prompts with any model folder or causal hub model, streaming."""
+
+    stage: ClassVar[str] = "pretrain"
+    command: ClassVar[str] = "sample"
+    makes_run: ClassVar[bool] = False
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    prompt: list[str] = Field(
+        [], description="text to continue; repeatable; none: from the start of a document"
+    )
+    num_samples: int = Field(1, ge=1, description="texts a prompt")
+    max_new_tokens: int = Field(100, ge=1, description="written a text", json_schema_extra={"unit": "tokens"})
+    temperature: float = Field(0.8, ge=0, description="0: greedy")
+    top_k: int | None = Field(None, ge=1, description="only among this many likeliest tokens")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="only among the likeliest tokens with this total probability"
+    )
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="only tokens at least this share as likely as the likeliest"
+    )
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1: seen tokens become less likely")
+    stop: list[str] = Field([], description="stop where this text appears; repeatable")
+    seed: int = Field(0, ge=0, description="of the sampling")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, else mps, else cpu"
+    )

@@ -1,0 +1,1 @@
+"""Tokenizers: train, look at, compare; token shards and chat rendering."""
