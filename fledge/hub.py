@@ -1,0 +1,32 @@
+"""Hub names: what is taken for `owner/name` on the Hugging Face hub, and what is a mistyped path."""
+
+import difflib
+import re
+from pathlib import Path
+
+# Hub names without an owner, as old as the hub; every other bare word is taken for a path.
+_OWNERLESS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+_PATH_LIKE_OWNERS = ("runs", "configs", "data", "shared", "models", "checkpoints", "tokenizer", "out")
+_FILE_SUFFIX = re.compile(r"\.(txt|md|jsonl?|gz|zst|csv|tsv|parquet|x?html?|ya?ml|bin|safetensors)$")
+
+
+def looks_like_hub_name(name: str) -> bool:
+    """Whether something that is no existing path can only be a hub name, `owner/name`.
+
+    Anything that starts like a path (`./`, `/`, `runs/`, a folder that exists) or ends like a file is a
+    mistyped path and is never looked up.
+    """
+    if name in _OWNERLESS:
+        return not Path(name).exists()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) or Path(name).exists():
+        return False
+    owner = name.split("/")[0]
+    return not _FILE_SUFFIX.search(name) and owner not in _PATH_LIKE_OWNERS and not Path(owner).exists()
+
+
+def suggestion(path: str | Path) -> str:
+    """`; did you mean X?` with an existing neighbour of a mistyped path, or nothing."""
+    path = Path(path)
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, siblings, 1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
