@@ -1,0 +1,107 @@
+"""Guards of a training run: a wrong start, non-finite losses, spikes, too little memory."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fledge.console import warn
+from fledge.engine import StepResult
+from fledge.errors import RunError, RunFailed
+from pretrain.config import GuardConfig
+
+Verdict = Literal["go on", "roll back"]
+
+# A fresh model may start this far from ln V: its logits are small but not zero.
+START_TOLERANCE = 0.5  # nats/token
+SMOOTHING = 0.98  # of the running mean of the loss, about the last 50 steps
+
+
+def check_first_loss(loss: float, vocab_size: int) -> None:
+    """A model with random weights must know nothing: its first loss is ln V.
+
+    Raises:
+        RunFailed: it is not, so weights, targets or vocabulary are wrong.
+    """
+    expected = math.log(vocab_size)
+    if not abs(loss - expected) <= START_TOLERANCE:
+        raise RunFailed(
+            f"step 0: the first loss is {loss:.3f} nats/token, but random weights over {vocab_size} tokens give "
+            f"ln V = {expected:.3f}; the initial weights or the token shards are wrong"
+        )
+
+
+@dataclass
+class LossGuard:
+    """Watches the losses of a run; its state is part of the checkpoint."""
+
+    config: GuardConfig
+    mean: float | None = None  # running mean of the finite losses
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    rollbacks: int = field(default=0, compare=False)
+
+    def judge(self, result: StepResult, step: int) -> Verdict:
+        """Count a step and say how to go on; every skip and roll-back is named on stderr.
+
+        Raises:
+            RunFailed: roll-backs did not help.
+        """
+        if not result.is_finite:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            warn(f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}; update skipped")
+            if self.skipped_in_a_row <= self.config.max_skips:
+                return "go on"
+            return self._roll_back(f"step {step}: {self.skipped_in_a_row} non-finite steps in a row")
+        self.skipped_in_a_row = 0
+        if self.mean is not None and result.loss > self.mean + self.config.spike:
+            return self._roll_back(f"step {step}: loss {result.loss:.3f} after a mean of {self.mean:.3f}")
+        self.mean = (
+            result.loss if self.mean is None else SMOOTHING * self.mean + (1 - SMOOTHING) * result.loss
+        )
+        return "go on"
+
+    def _roll_back(self, what: str) -> Verdict:
+        self.rollbacks += 1
+        if self.rollbacks > self.config.max_rollbacks:
+            raise RunFailed(
+                f"{what}, and {self.config.max_rollbacks} roll-backs did not help; lower the learning rates "
+                "(--optim.learning-rate, --optim.muon-learning-rate) or lengthen --schedule.warmup"
+            )
+        warn(f"{what}; rolling back to the last checkpoint and leaving these batches out")
+        return "roll back"
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        kept = asdict(self)
+        del kept["config"], kept["rollbacks"]
+        return kept
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's state; roll-backs already made still count."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+@contextlib.contextmanager
+def memory_errors(microbatch: int, sequences: int) -> Iterator[None]:
+    """Turn out-of-memory into an error that names the batch size to use."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if (
+            not isinstance(error, MemoryError)
+            and "out of memory" not in text
+            and "can't allocate" not in text
+        ):
+            raise
+        smaller = next((n for n in range(microbatch // 2, 0, -1) if sequences % n == 0), None)
+        advice = (
+            f"use --batch.microbatch {smaller}"
+            if smaller
+            else "use a smaller --model.context, --model.width or --model.layers"
+        )
+        raise RunError(f"out of memory with {microbatch} sequences in a microbatch; {advice}") from None

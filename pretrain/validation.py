@@ -1,0 +1,88 @@
+"""Loss on held-out text, in nats/token and in bits per byte."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fledge.console import progress
+from pretrain.batches import TokenStream
+
+IGNORED = -100  # the target that no loss falls on
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Losses on held-out text."""
+
+    loss: float  # nats/token, over all targets, document ends included
+    bits_per_byte: float  # over the text's bytes; document ends cost and count nothing
+    tokens: int
+    text_bytes: int
+
+
+class Validation:
+    """A validation split cut into windows of one context, each token a target once.
+
+    Args:
+        token_bytes: bytes of each token id; special tokens have 0.
+        autocast: gives the context in which the forward pass runs.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        context: int,
+        token_bytes: np.ndarray,
+        device: str,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        batch: int = 32,
+    ) -> None:
+        self._stream, self._context, self._device, self._autocast = stream, context, device, autocast
+        self._bytes = torch.from_numpy(np.asarray(token_bytes, dtype=np.int64))
+        self._batch = batch
+        self.num_windows = max(1, math.ceil((stream.num_tokens - 1) / context))
+
+    def measure(self, model: nn.Module, sequences: int | None = None) -> HeldOut:
+        """The losses of a model over all windows, or over `sequences` windows spread evenly.
+
+        Args:
+            model: has `loss(ids_BT, targets_BT, reduction="none") -> (B, T)`; its training mode is left as it was.
+        """
+        count = min(sequences or self.num_windows, self.num_windows)
+        windows = [i * self.num_windows // count for i in range(count)]
+        was_training = model.training
+        model.eval()
+        nats = text_nats = 0.0
+        tokens = text_bytes = 0
+        with torch.no_grad(), progress("validation", count * self._context, "tokens") as bar:
+            for start in range(0, count, self._batch):
+                ids_BT, targets_BT = self._windows(windows[start : start + self._batch])
+                with self._autocast():
+                    losses_BT = model.loss(ids_BT, targets_BT, reduction="none")  # type: ignore[operator]
+                is_target_BT = targets_BT != IGNORED
+                bytes_BT = self._bytes.to(targets_BT.device)[targets_BT.clamp(min=0)] * is_target_BT
+                losses_BT = losses_BT.double()
+                nats += float(losses_BT.sum())
+                text_nats += float(losses_BT[bytes_BT > 0].sum())
+                tokens += int(is_target_BT.sum())
+                text_bytes += int(bytes_BT.sum())
+                bar.advance(ids_BT.numel())
+        model.train(was_training)
+        return HeldOut(nats / tokens, text_nats / (math.log(2) * max(1, text_bytes)), tokens, text_bytes)
+
+    def _windows(self, windows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and targets (B, T) of some windows; a short last window is filled up with ignored targets."""
+        ids_BT = np.zeros((len(windows), self._context), dtype=np.int64)
+        targets_BT = np.full_like(ids_BT, IGNORED)
+        for row, window in enumerate(windows):
+            start = window * self._context
+            piece = self._stream.read(start, min(self._context + 1, self._stream.num_tokens - start))
+            ids_BT[row, : len(piece) - 1] = piece[:-1]
+            targets_BT[row, : len(piece) - 1] = piece[1:]
+        return torch.from_numpy(ids_BT).to(self._device), torch.from_numpy(targets_BT).to(self._device)

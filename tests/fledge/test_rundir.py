@@ -1,0 +1,119 @@
+"""Run folders: never overwritten, locked, described."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import Field
+
+from fledge import lineage, rundir
+from fledge.config import CommandConfig, RunConfig
+from fledge.errors import RunError
+
+
+class Command(CommandConfig):
+    """A command."""
+
+    stage: ClassVar[str] = "stage"
+    command: ClassVar[str] = "command"
+    data: str = Field("d", description="where")
+    run: RunConfig = RunConfig()
+
+
+def test_a_new_run_has_config_and_lineage(tmp_path: Path) -> None:
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        record = lineage.read(folder.path)
+    assert rundir.is_run(tmp_path / "r")
+    assert record["command"] == "stage command"
+    assert record["seed"] == 0
+    assert "torch" in record["versions"]
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    rundir.create(Command(), tmp_path / "r").__exit__()
+    with pytest.raises(RunError, match=r"exists already and is never overwritten; .* --resume"):
+        rundir.create(Command(), tmp_path / "r")
+
+
+def test_a_foreign_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="never overwritten; choose another --out"):
+        rundir.create(Command(), tmp_path / "r")
+
+
+def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        code = "import sys; from pathlib import Path; from fledge import rundir; rundir.reopen(Path(sys.argv[1]))"
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=False
+        )
+        assert "in use by another process" in done.stderr
+        assert rundir.state(folder.path) == "running"
+    assert rundir.state(tmp_path / "r") == "interrupted"
+
+
+def test_the_next_free_name_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        rundir.create(Command(), None).__exit__()
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["stage-command-1", "stage-command-2"]
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
+    def steps() -> list[int]:
+        return [json.loads(line)["step"] for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        for step in (1, 2, 3):
+            folder.log({"step": step, "loss": 1.0})
+            folder.log_sample({"step": step, "text": "x"})
+        with folder.checkpoint(2) as partial:
+            (partial / "state").write_text("s")
+    with (tmp_path / "r/metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # the kill cut this line
+    with rundir.reopen(tmp_path / "r") as folder:
+        folder.log({"step": 3, "loss": 1.0})
+    assert steps() == [1, 2, 3]
+    samples = [json.loads(line)["step"] for line in (tmp_path / "r/samples.jsonl").read_text().splitlines()]
+    assert samples == [1, 2]
+
+
+def test_metric_names_come_from_one_vocabulary(tmp_path: Path) -> None:
+    with rundir.create(Command(), tmp_path / "r") as folder, pytest.raises(AssertionError, match="los"):
+        folder.log({"step": 1, "los": 1.0})
+
+
+def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        folder.track_with(["tensorboard"])
+        folder.log({"step": 1, "loss": 1.0})
+    assert list((tmp_path / "r/tensorboard").glob("events*"))
+
+
+def test_reopening_what_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run folder"):
+        rundir.reopen(tmp_path)
+
+
+def test_too_little_disk_is_said_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"GB free, but checkpoints need about 1000000000\.00 GB; free some disk"
+    ):
+        rundir.require_disk(tmp_path, 1e18, "checkpoints")
+
+
+def test_folder_hash_depends_on_names_and_contents_only(tmp_path: Path) -> None:
+    def digest(files: dict[str, str], where: str) -> Any:
+        for name, content in files.items():
+            (tmp_path / where).mkdir(exist_ok=True)
+            (tmp_path / where / name).write_text(content)
+        return lineage.sha256_folder(tmp_path / where)
+
+    first = digest({"a": "1", "b": "2"}, "one")
+    assert digest({"b": "2", "a": "1", ".hidden": "x", "README.md": "card"}, "two") == first
+    assert digest({"a": "2", "b": "1"}, "three") != first
