@@ -1,0 +1,113 @@
+"""Exact probabilities of stories, the two floors in bits per byte, and what a model knows between them.
+
+World floor: the reader knows the grammar, the roster (names and fame) and every lasting fact.
+Grammar floor: the reader knows grammar and roster, but no fact. Within a story facts are consistent, so the
+first telling of a fact costs -log of its prior and later ones nothing; from one story to the next nothing
+is kept. Facts are independent and a story's choices don't depend on facts still untold, so summing them out
+is exactly this. A text has one derivation, so its probability is the product of that derivation's choices.
+No model that knows only the grammar can do better on average than the grammar floor, and none at all
+better than the world floor. The end of a story costs nothing: "The end." is its certain end, so the
+end-of-text token is left out on both sides.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf, log
+
+from fledge.errors import DataError
+from fledge.village.stories import parse_story
+from fledge.village.world import World
+
+
+def log_prob(world: World, text: str) -> float:
+    """Log-probability of a story (nats) for one who knows this world; -inf for what it never tells."""
+    steps = parse_story(world, text)
+    if steps is None or any(
+        step.fact and step.fact[0].facts[step.fact[1]] is not step.fact[2] for step in steps
+    ):
+        return -inf
+    return sum(step.nats for step in steps if not step.fact)
+
+
+def log_prob_grammar(world: World, text: str) -> float:
+    """Log-probability of a story (nats) with this world's roster and all facts summed out."""
+    steps = parse_story(world, text)
+    return -inf if steps is None else sum(step.nats for step in steps)
+
+
+@dataclass(frozen=True)
+class FactSpan:
+    """Where a text tells a fact for the first time, and what it costs one who does not know it."""
+
+    start: int  # characters; the texts are ASCII, so bytes as well
+    end: int
+    person: str
+    attribute: str
+    value: str
+    prior_bits: float
+
+
+def fact_spans(world: World, text: str) -> list[FactSpan]:
+    """The lasting facts that a story tells, each where it comes first.
+
+    A model's surprisal over such a span, against `prior_bits`, says whether it knows that fact; unlike the
+    loss of the whole text this does not mix with how well it knows the grammar.
+    """
+    return [
+        FactSpan(
+            step.start, step.end, str(step.fact[0]), step.fact[1], str(step.fact[2]), -step.nats / log(2)
+        )
+        for step in parse_story(world, text) or ()
+        if step.fact and step.is_news
+    ]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The two floors of a set of stories (bits per byte), and its size."""
+
+    grammar_bits_per_byte: float
+    world_bits_per_byte: float
+    num_bytes: int
+
+    @property
+    def knowledge_bits(self) -> float:
+        """What knowing the world saves on these stories, in bits."""
+        return (self.grammar_bits_per_byte - self.world_bits_per_byte) * self.num_bytes
+
+    def knowledge_of(self, model_bits_per_byte: float) -> "Knowledge":
+        """Where a model's loss on these stories stands between the floors."""
+        bits = (self.grammar_bits_per_byte - model_bits_per_byte) * self.num_bytes
+        return Knowledge(bits, bits / self.knowledge_bits if self.knowledge_bits else 0.0)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Bits saved against the grammar floor, and as a share of what can be saved.
+
+    Negative while the model still pays more for grammar than it saves by knowing facts.
+    """
+
+    bits: float
+    share: float
+
+
+def floors(world: World, texts: Iterable[str]) -> Floors:
+    """Both floors of stories of this world.
+
+    Raises:
+        DataError: a text is no story of this world, or there is none.
+    """
+    grammar, known, num_bytes = 0.0, 0.0, 0
+    for text in texts:
+        steps = parse_story(world, text)
+        if steps is None:
+            raise DataError(
+                f"village: not a story of {world.name}-{world.seed}: {text[:80]!r}; floors need whole stories"
+            )
+        grammar -= sum(step.nats for step in steps)
+        known -= sum(step.nats for step in steps if not step.fact)
+        num_bytes += len(text.encode())
+    if not num_bytes:
+        raise DataError("village: no stories to take the floors of")
+    return Floors(grammar / log(2) / num_bytes, known / log(2) / num_bytes, num_bytes)

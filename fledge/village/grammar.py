@@ -1,0 +1,332 @@
+"""A grammar with memory: weighted templates whose slots draw, remember, repeat, look up facts and add up.
+
+One compiled form serves writing (`expand`) and reading (`parse`). A template is plain text with slots:
+
+    {x:person}      draw a value from the table `person`, call it x, write it
+    {x:person.an}   the same, written in its form `an`
+    {h:a|b|c}       draw one of the values called a, b, c, other than the one h names now
+    {x} {x.his}     write what x names, or a form of it
+    {v:verb.@x}     the form of the drawn verb that agrees with x
+    {x.trade}       the fact `trade` of x; {x.trade.an} a form of it; {y:x.friend} calls the value y
+    {y=x}           call x's value y as well; writes nothing
+    {n*m} {200-n}   a number worked out from numbers drawn earlier
+    {scene!}        choose one of the templates of the rule `scene`
+
+A draw from a table never gives a value that some name stands for at that moment.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import log, prod
+from typing import Any, NamedTuple
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """Something that can be drawn and named: its written forms ("" is the plain one), number and facts."""
+
+    forms: dict[str, str]
+    number: int = 0
+    facts: dict[str, "Value"] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.forms[""]
+
+
+class Table:
+    """Values with positive integer weights."""
+
+    def __init__(self, values: list[Value], weights: list[int]) -> None:
+        self.values = values
+        self.weight = dict(zip(values, weights, strict=True))
+        self.total = sum(weights)
+        # One entry per unit of weight: the fastest exact draw there is.
+        self.tickets = [value for value, weight in self.weight.items() for _ in range(weight)]
+        self._by_form: dict[str, tuple[list[int], dict[str, list[Value]]]] = {}
+
+    def total_without(self, excluded: Collection[Value]) -> int:
+        """Weight of all values but the excluded ones."""
+        return self.total - sum(self.weight.get(value, 0) for value in set(excluded))
+
+    def matches(self, form: str, text: str, start: int) -> Iterator[tuple[Value, str]]:
+        """Yield the values whose form stands in the text at that place."""
+        if form not in self._by_form:
+            by_text: dict[str, list[Value]] = {}
+            for value in self.values:
+                by_text.setdefault(value.forms[form], []).append(value)
+            self._by_form[form] = sorted({len(written) for written in by_text}), by_text
+        lengths, by_text = self._by_form[form]
+        for length in lengths:
+            written = text[start : start + length]
+            for value in by_text.get(written, ()):
+                yield value, written
+
+
+def zipf_weights(count: int, head: int = 720) -> list[int]:
+    """Weights that fall as 1 / rank: the k-th most common of `count` gets head // k, at least 1."""
+    return [max(1, head // rank) for rank in range(1, count + 1)]
+
+
+class Rule:
+    """Alternatives with weights; each alternative is a list of ops."""
+
+    def __init__(self) -> None:
+        self.alternatives: list[list[Op]] = []
+        self.weights: list[int] = []
+        self.tickets: list[list[Op]] = []  # one entry per unit of weight
+        self.total = 0
+
+    @property
+    def as_op(self) -> list["Op"]:
+        """The rule as a template of one slot."""
+        return [Op(RULE, rule=self)]
+
+    def add(self, ops: list["Op"], weight: int) -> None:
+        """Append an alternative."""
+        self.alternatives.append(ops)
+        self.weights.append(weight)
+        self.tickets.extend([ops] * weight)
+        self.total += weight
+
+
+TEXT, SHOW, DRAW, FACT, AMONG, NAME, SUM, RULE = range(8)
+
+
+class Op(NamedTuple):
+    """One step of a compiled template; which fields count depends on the kind."""
+
+    kind: int
+    text: str = ""  # TEXT: what to write
+    name: str = ""  # the name that is shown or bound
+    form: str = ""
+    owner: str = ""  # FACT: whose fact; NAME: whose value
+    attribute: str = ""
+    table: Table = Table([], [])  # DRAW: drawn from; FACT: the prior from which worlds take the fact
+    names: tuple[str, ...] = ()  # AMONG
+    terms: tuple[tuple[int, tuple[str, ...]], ...] = ()  # SUM: (sign, factors)
+    rule: Rule = Rule()
+
+
+class Step(NamedTuple):
+    """One decision of a derivation: a choice of probability weight / total, or a fact told (its prior)."""
+
+    weight: int
+    total: int
+    start: int
+    end: int
+    fact: tuple[Value, str, Value] | None = None  # (person, attribute, value)
+    is_news: bool = False  # the fact has not been told before in this text
+
+    @property
+    def nats(self) -> float:
+        """Log-probability of the choice."""
+        return log(self.weight / self.total)
+
+
+Names = dict[str, Value]
+Told = dict[tuple[Value, str], Value]
+# choose(tickets, excluded) gives one of the tickets, each equally likely, but none of the excluded values.
+Choose = Callable[[list[Any], Collection[Value]], Any]
+
+_SLOT = re.compile(r"\{([^}]*)\}")
+
+
+class Grammar:
+    """Rules over tables; see the module's text for the template language.
+
+    Args:
+        source: rule names at the line start, their templates indented below, most common first: the k-th
+            gets weight 60 // (k + 1). After a name, `*` makes all templates of the rule equally likely.
+        tables: what slots may draw from.
+        priors: for each fact's name, the table from which a world takes it (its owner excluded).
+    """
+
+    def __init__(self, source: str, tables: dict[str, Table], priors: dict[str, Table]) -> None:
+        self.tables, self.priors = tables, priors
+        self.rules: dict[str, Rule] = {}
+        lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+        for line in lines:
+            if not line.startswith(" "):
+                self.rules[line.rstrip("*")] = Rule()
+        rule, is_even = Rule(), False
+        for line in lines:
+            if not line.startswith(" "):
+                rule, is_even = self.rules[line.rstrip("*")], line.endswith("*")
+            else:
+                weight = 1 if is_even else max(1, 60 // (len(rule.alternatives) + 2))
+                rule.add(self._compile(line.strip().replace("\\n", "\n").replace('""', "")), weight)
+
+    def _compile(self, template: str) -> list[Op]:
+        pieces = _SLOT.split(template)
+        ops = []
+        for k, piece in enumerate(pieces):
+            if k % 2:
+                ops.append(self._compile_slot(piece))
+            elif piece:
+                ops.append(Op(TEXT, text=piece))
+        return ops
+
+    def _compile_slot(self, slot: str) -> Op:
+        if slot.endswith("!"):
+            return Op(RULE, rule=self.rules[slot[:-1]])
+        if "=" in slot:
+            name, owner = slot.split("=")
+            return Op(NAME, name=name, owner=owner)
+        if re.search(r"[-+*]", slot):
+            terms = re.findall(r"(-?)\+?([\w*]+)", slot)
+            return Op(SUM, terms=tuple((-1 if sign else 1, tuple(term.split("*"))) for sign, term in terms))
+        name, _, source = slot.rpartition(":")
+        head, form, fact_form = (*source.split("."), "", "")[:3]
+        if form in self.priors:
+            return Op(FACT, name=name, owner=head, attribute=form, form=fact_form, table=self.priors[form])
+        agrees_with, form = (form[1:], "") if form.startswith("@") else ("", form)
+        if not name:
+            return Op(SHOW, name=head, form=form, owner=agrees_with)
+        if "|" in head:
+            return Op(AMONG, name=name, names=tuple(head.split("|")), form=form, owner=agrees_with)
+        return Op(DRAW, name=name, table=self.tables[head], form=form, owner=agrees_with)
+
+    def write(self, rule: str, draw: Callable[[], int]) -> str:
+        """One text from a rule; `draw` gives random non-negative integers."""
+
+        def choose(tickets: list[Any], excluded: Collection[Value]) -> Any:
+            chosen = tickets[draw() % len(tickets)]
+            while chosen in excluded:
+                chosen = tickets[draw() % len(tickets)]
+            return chosen
+
+        return self.expand(rule, choose)
+
+    def expand(self, rule: str, choose: Choose) -> str:
+        """The text that a rule gives when `choose` takes every decision, from left to right."""
+        out: list[str] = []
+        _expand(self.rules[rule], choose, {}, out)
+        return "".join(out)
+
+    def parse(self, rule: str, text: str) -> list[tuple[Step, ...]]:
+        """All derivations of the text, facts taken as unknown; a proper text has exactly one."""
+        return list(_parse(text, 0, self.rules[rule].as_op, 0, None, {}, {}, None))
+
+
+def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:
+    for op in choose(rule.tickets, ()):
+        kind = op.kind
+        if kind == TEXT:
+            out.append(op.text)
+        elif kind == RULE:
+            _expand(op.rule, choose, names, out)
+        elif kind == NAME:
+            names[op.name] = names[op.owner]
+        elif kind == SUM:
+            out.append(_add_up(op, names))
+        elif kind == FACT:
+            value = names[op.owner].facts[op.attribute]
+            if op.name:
+                names[op.name] = value
+            out.append(value.forms[op.form])
+        else:
+            if kind == DRAW:
+                names[op.name] = choose(op.table.tickets, names.values())
+            elif kind == AMONG:
+                names[op.name] = choose(_among(op, names), ())
+            form = names[op.owner].forms["number"] if op.owner else op.form
+            out.append(names[op.name].forms[form])
+
+
+def _among(op: Op, names: Names) -> list[Value]:
+    """The different values that an AMONG op may draw."""
+    now = names.get(op.name)
+    return [value for value in dict.fromkeys(names[name] for name in op.names) if value is not now]
+
+
+def _add_up(op: Op, names: Names) -> str:
+    return str(
+        sum(
+            sign * prod(int(factor) if factor.isdigit() else names[factor].number for factor in factors)
+            for sign, factors in op.terms
+        )
+    )
+
+
+# What is still to be read after a rule's end: the ops, the place in them, and what follows those.
+_Rest = tuple[Sequence[Op], int, "_Rest | None"] | None
+_Trace = tuple[Step, "_Trace | None"] | None
+
+
+def _parse(
+    text: str, at: int, ops: Sequence[Op], k: int, rest: _Rest, names: Names, told: Told, trace: _Trace
+) -> Iterator[tuple[Step, ...]]:
+    """Depth first over all that may stand at `at`; branches share dictionaries and never change them."""
+    while True:
+        if k == len(ops):
+            if rest is None:
+                if at == len(text):
+                    yield _unroll(trace)
+                return
+            ops, k, rest = rest
+            continue
+        op = ops[k]
+        k += 1
+        kind = op.kind
+        if kind in (TEXT, SHOW, SUM):
+            written = op.text if kind == TEXT else _add_up(op, names) if kind == SUM else _shown(op, names)
+            if not text.startswith(written, at):
+                return
+            at += len(written)
+        elif kind == NAME:
+            names = {**names, op.name: names[op.owner]}
+        elif kind == RULE:
+            rule = op.rule
+            after = (ops, k, rest) if k < len(ops) else rest
+            for inner, weight in zip(rule.alternatives, rule.weights, strict=True):
+                if inner and inner[0].kind == TEXT and not text.startswith(inner[0].text, at):
+                    continue
+                step = Step(weight, rule.total, at, at)
+                yield from _parse(text, at, inner, 0, after, names, told, (step, trace))
+            return
+        else:
+            for step, value in _readings(op, text, at, names, told):
+                new_names = {**names, op.name: value} if op.name else names
+                new_told = {**told, step.fact[:2]: value} if step.fact and step.is_news else told
+                yield from _parse(text, step.end, ops, k, rest, new_names, new_told, (step, trace))
+            return
+
+
+def _readings(op: Op, text: str, at: int, names: Names, told: Told) -> Iterator[tuple[Step, Value]]:
+    """What a drawing op or a fact may have written at that place."""
+    if op.kind == AMONG:
+        values = _among(op, names)
+        for value in values:
+            if text.startswith(value.forms[op.form], at):
+                yield Step(1, len(values), at, at + len(value.forms[op.form])), value
+        return
+    form = names[op.owner].forms["number"] if op.kind == DRAW and op.owner else op.form
+    excluded = set(names.values()) if op.kind == DRAW else {names[op.owner]}
+    for value, written in op.table.matches(form, text, at):
+        if value in excluded:
+            continue
+        end = at + len(written)
+        if op.kind == DRAW:
+            yield Step(op.table.weight[value], op.table.total_without(excluded), at, end), value
+            continue
+        person = names[op.owner]
+        known = told.get((person, op.attribute))
+        if known is None:
+            total = op.table.total_without(excluded)
+            yield Step(op.table.weight[value], total, at, end, (person, op.attribute, value), True), value
+        elif known is value:
+            yield Step(1, 1, at, end, (person, op.attribute, value)), value
+
+
+def _shown(op: Op, names: Names) -> str:
+    value = names[op.name]
+    return value.forms[names[op.owner].forms["number"] if op.owner else op.form]
+
+
+def _unroll(trace: _Trace) -> tuple[Step, ...]:
+    steps = []
+    while trace is not None:
+        step, trace = trace
+        steps.append(step)
+    return tuple(reversed(steps))
