@@ -1,0 +1,123 @@
+"""Causal attention with shared key-value heads, rotary positions, and the norms that have no fast CPU kernel.
+
+Shapes: B rows, T tokens, H heads, K key-value heads (H is a multiple of K), E head width, S keys.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fledge.errors import ModelError
+
+
+def visible_keys(
+    num_tokens: int, past: int, is_padding_BS: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Which keys each token may attend to, (B or 1, 1, T, S); None where plain causal attention says it."""
+    if is_padding_BS is None and (past == 0 or num_tokens == 1):
+        return None
+    num_keys = past + num_tokens
+    causal_TS = torch.ones(num_tokens, num_keys, dtype=torch.bool, device=device).tril(past)
+    if is_padding_BS is None:
+        return causal_TS[None, None]
+    # A padding token sees itself, as softmax over nothing is not a number.
+    itself_TS = torch.eye(num_keys, dtype=torch.bool, device=device)[past:]
+    return (causal_TS & (~is_padding_BS[:, None] | itself_TS))[:, None]
+
+
+def attend(
+    query_BHTE: Tensor, key_BKSE: Tensor, value_BKSE: Tensor, visible: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """Softmax attention, heads side by side: (B, T, H * E).
+
+    Args:
+        visible: from `visible_keys`; None is causal, or everything for a single token.
+        dropout: share of attention weights set to zero; 0 outside of training.
+    """
+    mixed_BHTE = functional.scaled_dot_product_attention(
+        query_BHTE,
+        key_BKSE,
+        value_BKSE,
+        attn_mask=visible,
+        dropout_p=dropout,
+        is_causal=visible is None and query_BHTE.shape[2] > 1,
+        enable_gqa=query_BHTE.shape[1] != key_BKSE.shape[1],
+    )
+    return mixed_BHTE.transpose(1, 2).flatten(2)
+
+
+def rotary_tables(context: int, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin, float32 (context, head_width), of the angle by which a position turns each pair.
+
+    Number i is paired with i + head_width / 2. The sign of the rotation of a pair's first half is in `sin`.
+    Source: Su et al. 2021 (arXiv 2104.09864), eq. 34, in the half-split order of transformers.
+    """
+    # On the CPU even within `torch.device("meta")`, as these are values and not weights to be loaded.
+    pairs = torch.arange(0, head_width, 2, dtype=torch.float, device="cpu")
+    angles = torch.outer(
+        torch.arange(context, dtype=torch.float, device="cpu"), 1.0 / (base ** (pairs / head_width))
+    )
+    return torch.cat((angles, angles), 1).cos(), torch.cat((-angles, angles), 1).sin()
+
+
+def rotary_base(content: dict[str, Any]) -> float:
+    """The base of the rotary angles in a config.json, in its older or newer form; 10,000 if there is none.
+
+    Raises:
+        ModelError: the angles are scaled, which is not implemented.
+    """
+    newer, older = content.get("rope_parameters"), content.get("rope_scaling")
+    for key, found in (("rope_parameters", newer), ("rope_scaling", older)):
+        kind = (found or {}).get("rope_type", (found or {}).get("type", "default"))
+        if kind != "default" or (found or {}).get("partial_rotary_factor", 1.0) != 1.0:
+            raise ModelError(f"config.json: {key} = {found!r} is not implemented; only rope_type 'default'")
+    return float((newer or {}).get("rope_theta", content.get("rope_theta", 10_000.0)))
+
+
+def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
+    """Turn each pair of numbers by its position's angle; in the dtype of x, as transformers does."""
+    cos_T1E, sin_T1E = cos_T1E.to(x_BTHE.dtype), sin_T1E.to(x_BTHE.dtype)
+    swapped = x_BTHE.roll(x_BTHE.shape[-1] // 2, -1)
+    return torch.addcmul(x_BTHE * cos_T1E, swapped, sin_T1E)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+    """x divided by its root mean square over the last dimension, times a weight if there is one.
+
+    Source: Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        return _CpuRMSNorm.apply(x, weight, epsilon)
+    weight = None if weight is None else weight.to(x.dtype)  # they differ under autocast
+    return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
+
+
+class _CpuRMSNorm(torch.autograd.Function):
+    """Forward and backward in about half the passes over memory that torch's own takes on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale = mean_square.add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        normed = x * scale
+        return normed if weight is None else normed.mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        # With s = (mean x^2 + eps)^-1/2, n = x s, y = weight n and g = dL/dn = weight dL/dy:
+        # dL/dx = s (g - n mean(g n)), dL/dweight = sum dL/dy n.
+        (gradient,) = gradients
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        product = gradient * normed
+        if weight is None:
+            weight_gradient, mean = None, product.mean(-1, keepdim=True)
+            scaled = gradient.addcmul(normed, mean, value=-1)
+        else:
+            weight_gradient = product.reshape(-1, len(weight)).sum(0)
+            mean = (product @ weight).div_(len(weight)).unsqueeze(-1)
+            scaled = (gradient * weight).addcmul_(normed, mean, value=-1)
+        return scaled.mul_(scale), weight_gradient, None

@@ -1,0 +1,54 @@
+"""The keys and values of tokens already read, so that the next token costs one step and not a whole pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Buffers of fixed size for all layers of one batch, filled from the left.
+
+    Shapes: B rows, K key-value heads, S tokens there is room for, E head width.
+    """
+
+    def __init__(
+        self, config: Any, num_rows: int, num_tokens: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        shape = (config.layers, num_rows, config.kv_heads, num_tokens, config.head_width)
+        self.length = 0
+        self._keys = torch.empty(shape, dtype=dtype, device=device)
+        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self._is_padding_BS: Tensor | None = None
+
+    def extend(self, num_tokens: int, is_padding_BT: Tensor | None) -> Tensor | None:
+        """Make room for the keys of `num_tokens` more; call once before the layers append theirs.
+
+        Returns:
+            is_padding_BS over all tokens so far, or None if none of them is padding.
+        """
+        self.length += num_tokens
+        if self.length > self._keys.shape[3]:
+            raise ValueError(f"cache has room for {self._keys.shape[3]} tokens, not {self.length}")
+        if self._is_padding_BS is None and is_padding_BT is not None:
+            room = self._keys.shape[1], self._keys.shape[3]
+            self._is_padding_BS = torch.zeros(room, dtype=torch.bool, device=self._keys.device)
+        if self._is_padding_BS is None:
+            return None
+        if is_padding_BT is not None:
+            self._is_padding_BS[:, self.length - num_tokens : self.length] = is_padding_BT
+        return self._is_padding_BS[:, : self.length]
+
+    def append(self, layer: int, key_BKTE: Tensor, value_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values; gives all of that layer's."""
+        new = slice(self.length - key_BKTE.shape[2], self.length)
+        self._keys[layer, :, :, new] = key_BKTE
+        self._values[layer, :, :, new] = value_BKTE
+        return self._keys[layer, :, :, : self.length], self._values[layer, :, :, : self.length]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these (indices)."""
+        self._keys = self._keys[:, rows]
+        self._values = self._values[:, rows]
+        if self._is_padding_BS is not None:
+            self._is_padding_BS = self._is_padding_BS[rows]
