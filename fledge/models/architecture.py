@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import importlib
 import importlib.util
+import re
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -142,6 +143,8 @@ class LanguageModel(nn.Module, abc.ABC):
 
     # Our parts of a parameter name and those in the Hugging Face folder, replaced one after the other.
     hf_renames: ClassVar[tuple[tuple[str, str], ...]]
+    hf_prefix: ClassVar[str]  # of all parameters but the head; left out by old files and bare models
+    hf_ignored: ClassVar[str] = r"rotary_emb\.inv_freq$"  # tensors in old files that are no weights
     softcap: float | None = None  # logits are squashed into (-softcap, softcap)
 
     token_embed: nn.Embedding
@@ -271,7 +274,9 @@ class LanguageModel(nn.Module, abc.ABC):
         """
         parameters = dict(self.named_parameters())
         names = {self.hf_name(name): name for name in parameters}
-        state = dict(state)
+        state = {name: tensor for name, tensor in state.items() if not re.search(self.hf_ignored, name)}
+        if not any(name.startswith(self.hf_prefix) for name in state):
+            state = {n if n == "lm_head.weight" else self.hf_prefix + n: t for n, t in state.items()}
         if self.lm_head is None and (head := state.pop("lm_head.weight", None)) is not None:
             embeddings = state.get(self.hf_name("token_embed.weight"))
             if embeddings is not None and not torch.equal(head, embeddings):

@@ -150,6 +150,8 @@ class Block(nn.Module):
 class Model(LanguageModel):
     """GPT-2 with its language-model head."""
 
+    hf_prefix = "transformer."
+    hf_ignored = r"\.attn\.(masked_)?bias$"  # the causal mask
     hf_renames = (
         ("token_embed", "transformer.wte"),
         ("position_embed", "transformer.wpe"),

@@ -157,6 +157,7 @@ class Block(nn.Module):
 class Model(LanguageModel):
     """nanochat with its language-model head."""
 
+    hf_prefix = "model."
     hf_renames = (
         ("token_embed", "model.embed_tokens"),
         ("blocks", "model.layers"),

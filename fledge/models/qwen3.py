@@ -182,6 +182,7 @@ class Block(nn.Module):
 class Model(LanguageModel):
     """Qwen3 with its language-model head."""
 
+    hf_prefix = "model."
     hf_renames = (
         ("token_embed", "model.embed_tokens"),
         ("blocks", "model.layers"),

@@ -1,0 +1,178 @@
+"""Hugging Face model folders, read and written without transformers; found by path, run or hub name."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fledge import atomic, hub
+from fledge.errors import ConfigError, ModelError
+from fledge.models.architecture import LanguageModel, build, find_config, is_ours
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+_LANGUAGE_MODEL = re.compile(r"(ForCausalLM|LMHeadModel|GPT2Model|Qwen3Model|NanoChatModel)$")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.bpe", "*.model"]
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that a path means: itself, `model/` in a run folder, or a hub name, which is fetched.
+
+    Raises:
+        ModelError: there is no model, or more than one; says what there is instead.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        if hub.looks_like_hub_name(str(path)):
+            return _download(str(path))
+        raise ModelError(f"{path}: no such folder{hub.suggestion(path) or '; give a run or model folder'}")
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    seeds = sorted(seed.parent.as_posix() for seed in folder.glob("seed-*/model"))
+    if seeds:
+        raise ModelError(f"{path}: a run with several seeds; give one of {', '.join(seeds)}")
+    if (folder / "hparams.json").is_file():
+        raise ModelError(
+            f"{path}: OpenAI's TensorFlow checkpoint of GPT-2, which can't be read; "
+            "use the same weights as a Hugging Face folder (hub name gpt2)"
+        )
+    raise ModelError(f"{path}: no model there: no {CONFIG} in it or in its model/")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a folder's config.json.
+
+    Raises:
+        ModelError: it can't be read or names no model_type.
+    """
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/{CONFIG}: can't be read ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise ModelError(f"{folder}/{CONFIG}: has no model_type, so it is no Hugging Face model")
+    return content
+
+
+def load_model(
+    path: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
+) -> Any:
+    """The language model in a folder, in evaluation mode.
+
+    Args:
+        path: as `find_model` takes it.
+        dtype: of the weights; None is as in the file.
+    Returns:
+        A `LanguageModel` for gpt2, qwen3 and nanochat, transformers' own class for every other type.
+    Raises:
+        ModelError: no model, a damaged one, or a kind that is not implemented.
+    """
+    folder = find_model(path)
+    content = read_config(folder)
+    kinds = content.get("architectures") or []
+    if kinds and not any(_LANGUAGE_MODEL.search(kind) for kind in kinds):
+        raise ModelError(f"{folder}: holds a {', '.join(kinds)}, not a language model")
+    if not is_ours(content["model_type"]):
+        return _load_by_transformers(folder, dtype, device)
+    try:
+        config = find_config(content["model_type"]).from_hf(content)
+    except (ConfigError, ModelError, ArithmeticError, TypeError) as error:
+        raise ModelError(f"{folder}: {error}") from None
+    model = build(config, seed=None)
+    state = read_tensors(folder)
+    model.to(dtype or next((tensor.dtype for tensor in state.values()), torch.float32))
+    model.load_hf_state(state, str(folder))
+    return model.to(device).eval()
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder by name, whether in one file or in several.
+
+    Raises:
+        ModelError: there are none, or a file is missing or damaged; names it.
+    """
+    if (folder / INDEX).is_file():
+        try:
+            placed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            files = sorted(set(placed.values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{folder}/{INDEX}: can't be read ({error})") from None
+    elif (folder / WEIGHTS).is_file():
+        files = [WEIGHTS]
+    elif list(folder.glob("*.bin")):
+        raise ModelError(
+            f"{folder}: its weights are a pickle (*.bin), which can run code and is not read; "
+            "save the model again with safetensors"
+        )
+    else:
+        raise ModelError(f"{folder}: no weights there (no {WEIGHTS})")
+    state: dict[str, Tensor] = {}
+    for name in files:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, no mapping
+        except FileNotFoundError:
+            raise ModelError(f"{folder}: {name} is missing, but {INDEX} lists it") from None
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{folder}/{name}: damaged ({error}); copy it again") from None
+    return state
+
+
+def save_model(model: LanguageModel, folder: str | Path) -> None:
+    """Write config.json, generation_config.json and model.safetensors into an existing folder.
+
+    Equal weights give equal bytes: no time, path or host is in them. transformers loads the result.
+    """
+    folder = Path(folder)
+    state = model.to_hf_state()
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    ids = {name: value for name, value in model.config.hf_ids().items() if value is not None}
+    weights = folder / WEIGHTS
+    partial = atomic.partial_path(weights)
+    with atomic.disk_errors(weights):
+        save_file(state, partial, metadata={"format": "pt"})
+        atomic.sync_file(partial)
+        partial.replace(weights)
+    for name, content in ((CONFIG, model.config.to_hf() | {"dtype": dtype}), ("generation_config.json", ids)):
+        atomic.write_file(folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def _load_by_transformers(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import AutoModelForCausalLM
+
+    if not any(folder.glob("*.safetensors")):
+        read_tensors(folder)  # says what is there instead
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ModelError(f"{folder}: transformers can't load it ({first_line})") from None
+    return model.to(device).eval()
+
+
+def _download(name: str) -> Path:
+    hub.go_online()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # offline, unknown and forbidden all have classes of their own
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"{name}: no such folder here, and the hub can't give it ({first_line}); "
+            "check the name and the connection, or download it and give its folder"
+        ) from None

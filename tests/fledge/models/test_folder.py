@@ -1,0 +1,249 @@
+"""Model folders: ours read by transformers and theirs by us, and every way in which one can be wrong."""
+
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fledge.errors import ModelError
+from fledge.models import folder as model_folder
+from fledge.models.architecture import LanguageModel, build, find_config
+from fledge.models.folder import find_model, load_model, save_model
+
+IDS = torch.arange(20)[None] * 7 % 50
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | values))
+
+
+def change_weights(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
+    state = load_file(folder / "model.safetensors") | changes
+    save_file({k: v for k, v in state.items() if v is not None}, folder / "model.safetensors")
+
+
+def greedy(model: Any, length: int = 12) -> list[int]:
+    ids = IDS[:, :5]
+    with torch.no_grad():
+        for _ in range(length):
+            output = model(ids)
+            logits = output if isinstance(output, torch.Tensor) else output.logits
+            ids = torch.cat((ids, logits[:, -1].argmax(-1, keepdim=True)), 1)
+    return ids[0].tolist()
+
+
+@pytest.fixture
+def saved(ours: LanguageModel, tmp_path: Path) -> Path:
+    save_model(ours, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def gpt2_folder(tmp_path: Path) -> Path:
+    config = find_config("gpt2").sized(vocab_size=50, context=24, layers=2, width=16, heads=2)
+    save_model(build(config), tmp_path)
+    return tmp_path
+
+
+def test_transformers_loads_ours(ours: LanguageModel, saved: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs, info = AutoModelForCausalLM.from_pretrained(saved, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(theirs).__name__ == ours.config.hf_class
+    assert greedy(theirs) == greedy(ours)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(IDS).logits, ours(IDS), atol=1e-5, rtol=1e-5)
+
+
+def test_we_load_what_transformers_saves(theirs: Any, tmp_path: Path) -> None:
+    theirs.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    model = load_model(tmp_path)
+    assert isinstance(model, LanguageModel)
+    assert greedy(model) == greedy(theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS), theirs(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_survive_saving_bit_for_bit(ours: LanguageModel, saved: Path) -> None:
+    loaded = load_model(saved)
+    assert loaded.config == ours.config
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(parameter, loaded.get_parameter(name)), name
+
+
+def test_equal_weights_give_equal_bytes(ours: LanguageModel, saved: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    save_model(load_model(saved), again)
+    names = {file.name for file in saved.iterdir() if file.is_file()}
+    assert names == {"config.json", "generation_config.json", "model.safetensors"}
+    for name in names:
+        assert (again / name).read_bytes() == (saved / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "nanochat"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_padding_rows_are_cut_on_save(name: str, tie: bool, tmp_path: Path) -> None:
+    config = find_config(name).sized(
+        vocab_size=50, context=24, layers=1, width=16, heads=2, tie_embeddings=tie
+    )
+    padded = build(config, seed=3, pad_vocab_to=64)
+    assert len(padded.token_embed.weight) == 64
+    save_model(padded, tmp_path)
+    loaded = load_model(tmp_path)
+    assert len(loaded.token_embed.weight) == 50
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tie
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS), padded(IDS), atol=1e-6, rtol=1e-6)
+
+
+def test_bfloat16_stays_so_if_asked(ours: LanguageModel, tmp_path: Path) -> None:
+    save_model(ours.to(torch.bfloat16), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert load_model(tmp_path, dtype=None).token_embed.weight.dtype == torch.bfloat16
+    assert load_model(tmp_path).token_embed.weight.dtype == torch.float32
+
+
+def test_old_gpt2_files_without_prefix_and_with_masks_load(gpt2_folder: Path) -> None:
+    expected = load_model(gpt2_folder)(IDS)
+    state = load_file(gpt2_folder / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    old["h.0.attn.bias"] = torch.ones(1, 1, 24, 24)
+    old["h.1.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(old, gpt2_folder / "model.safetensors")
+    assert torch.equal(load_model(gpt2_folder)(IDS), expected)
+
+
+def test_other_types_are_left_to_transformers(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    theirs = LlamaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert type(model) is LlamaForCausalLM
+    assert greedy(model) == greedy(theirs)
+
+
+def test_a_run_folder_means_its_model(gpt2_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "base"
+    shutil.copytree(gpt2_folder, run / "model", ignore=shutil.ignore_patterns("base"))
+    assert find_model(run) == run / "model"
+    assert find_model(run / "model") == run / "model"
+
+
+def test_several_seeds_are_listed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        (tmp_path / f"seed-{seed}" / "model").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"several seeds; give one of .*/seed-0, .*/seed-1$"):
+        find_model(tmp_path)
+
+
+def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        return str(tmp_path)
+
+    fake = types.ModuleType("huggingface_hub")
+    fake.snapshot_download = snapshot_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(model_folder.hub, "go_online", lambda: None)
+    assert find_model("distilgpt2") == tmp_path
+    assert find_model("Qwen/Qwen3-0.6B") == tmp_path
+    for mistyped in ("runs/base", "./Qwen/Qwen3-0.6B", "/no/such", "bases"):
+        with pytest.raises(ModelError, match="no such folder"):
+            find_model(mistyped)
+    assert asked == ["distilgpt2", "Qwen/Qwen3-0.6B"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no model there"),
+        ({"hparams.json": "{}", "checkpoint": ""}, "TensorFlow checkpoint of GPT-2"),
+        ({"config.json": "{"}, "config.json: can't be read"),
+        ({"config.json": "{}"}, "no model_type"),
+        ({"config.json": '{"model_type": "gpt2"}'}, "no weights there"),
+        ({"config.json": '{"model_type": "gpt2"}', "pytorch_model.bin": ""}, "pickle"),
+        ({"config.json": '{"model_type": "llama"}', "pytorch_model.bin": ""}, "pickle"),
+        (
+            {"config.json": '{"model_type": "gpt2", "n_head": 7}', "model.safetensors": ""},
+            "gpt2: 7 heads need",
+        ),
+        ({"config.json": '{"model_type": "gpt2"}', "model.safetensors": "x"}, "model.safetensors: damaged"),
+        ({"config.json": '{"model_type": "gpt2"}', "model.safetensors.index.json": "{}"}, "can't be read"),
+        (
+            {
+                "config.json": '{"model_type": "gpt2"}',
+                "model.safetensors.index.json": '{"weight_map": {"a": "model-1.safetensors"}}',
+            },
+            "model-1.safetensors is missing",
+        ),
+        (
+            {"config.json": '{"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}'},
+            "holds a GPT2ForSequenceClassification, not a language model",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(files: dict[str, str], message: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_cut_off_weights_file_is_an_error(gpt2_folder: Path) -> None:
+    weights = gpt2_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ModelError, match="damaged"):
+        load_model(gpt2_folder)
+
+
+def test_tensors_that_do_not_match_are_named(gpt2_folder: Path) -> None:
+    change_weights(
+        gpt2_folder,
+        {
+            "transformer.h.0.ln_1.bias": None,
+            "transformer.extra": torch.ones(2),
+            "transformer.wpe.weight": torch.ones(3, 16),
+        },
+    )
+    with pytest.raises(ModelError) as error:
+        load_model(gpt2_folder)
+    for part in (
+        "missing: transformer.h.0.ln_1.bias",
+        "unexpected: transformer.extra",
+        "wrong shape: transformer.wpe.weight is [3, 16]",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_tied_model_with_another_head_is_refused(gpt2_folder: Path) -> None:
+    state = load_file(gpt2_folder / "model.safetensors")
+    change_weights(gpt2_folder, {"lm_head.weight": state["transformer.wte.weight"].clone()})
+    load_model(gpt2_folder)
+    change_weights(gpt2_folder, {"lm_head.weight": state["transformer.wte.weight"] + 1})
+    with pytest.raises(ModelError, match="tie_word_embeddings"):
+        load_model(gpt2_folder)
+
+
+def test_unknown_special_settings_are_refused_with_the_folder(gpt2_folder: Path) -> None:
+    change_config(gpt2_folder, scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(ModelError, match=f"{gpt2_folder}.*scale_attn_by_inverse_layer_idx"):
+        load_model(gpt2_folder)
