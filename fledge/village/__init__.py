@@ -1,35 +1,9 @@
-"""The village: a built-in world with known truth.
+"""The village: a built-in world with known truth. Each module gives what its name says:
 
-from fledge.village import floors, make_world, rows
-for row in rows("village:hamlet/stories"): ...
-floors(make_world("hamlet"), texts).world_bits_per_byte
+from fledge.village.spec import rows                the rows of "village:hamlet/stories", any world and kind
+from fledge.village.world import make_world         who lives there and what is true of them
+from fledge.village.floors import floors            the exact floors of stories, and knowledge in bits
+from fledge.village.instructions import check       whether an answer is right
+from fledge.village.messages import bayes_accuracy  how well messages can be told apart at best
+from fledge.village.preferences import score        the gold reward
 """
-
-from fledge.village.floors import FactSpan, Floors, Knowledge, fact_spans, floors, log_prob, log_prob_grammar
-from fledge.village.spec import KINDS, PARTS, Spec, is_spec, parse_spec, rows, write
-from fledge.village.stories import HELD_OUT_START, stories
-from fledge.village.world import ATTRIBUTES, SIZES, VERSION, World, make_world
-
-__all__ = [
-    "ATTRIBUTES",
-    "HELD_OUT_START",
-    "KINDS",
-    "PARTS",
-    "SIZES",
-    "VERSION",
-    "FactSpan",
-    "Floors",
-    "Knowledge",
-    "Spec",
-    "World",
-    "fact_spans",
-    "floors",
-    "is_spec",
-    "log_prob",
-    "log_prob_grammar",
-    "make_world",
-    "parse_spec",
-    "rows",
-    "stories",
-    "write",
-]

@@ -8,11 +8,14 @@ One compiled form serves writing (`expand`) and reading (`parse`). A template is
     {x} {x.his}     write what x names, or a form of it
     {v:verb.@x}     the form of the drawn verb that agrees with x
     {x.trade}       the fact `trade` of x; {x.trade.an} a form of it; {y:x.friend} calls the value y
-    {y=x}           call x's value y as well; writes nothing
+    {y=x}           call x's value y as well and write nothing; {y=x.trade} with a fact, for one who knows it
     {n*m} {200-n}   a number worked out from numbers drawn earlier
     {scene!}        choose one of the templates of the rule `scene`
 
-A draw from a table never gives a value that some name stands for at that moment.
+A draw from a table never gives a value that some name stands for at that moment. The most common template of
+a rule comes first: the k-th has weight 60 // (k + 1). A `*` after the rule's name makes all equally likely;
+a template may also state its weight before a bar (`3 | text`), or one for each column (`3/1 | text`), so that
+the same rules under other weights make another grammar.
 """
 
 import re
@@ -63,9 +66,9 @@ class Table:
                 yield value, written
 
 
-def zipf_weights(count: int, head: int = 720) -> list[int]:
-    """Weights that fall as 1 / rank: the k-th most common of `count` gets head // k, at least 1."""
-    return [max(1, head // rank) for rank in range(1, count + 1)]
+def zipf_weights(count: int, head: int = 1440) -> list[int]:
+    """Weights that fall as 1 / (rank + 2), at least 1: Zipf's law with Mandelbrot's shift, a flatter top."""
+    return [max(1, head // (rank + 2)) for rank in range(1, count + 1)]
 
 
 class Rule:
@@ -129,6 +132,7 @@ Told = dict[tuple[Value, str], Value]
 # choose(tickets, excluded) gives one of the tickets, each equally likely, but none of the excluded values.
 Choose = Callable[[list[Any], Collection[Value]], Any]
 
+_WEIGHTED = re.compile(r"\s*((?P<weights>[\d/]+) \| )?(?P<template>.*?)\s*")
 _SLOT = re.compile(r"\{([^}]*)\}")
 
 
@@ -136,26 +140,29 @@ class Grammar:
     """Rules over tables; see the module's text for the template language.
 
     Args:
-        source: rule names at the line start, their templates indented below, most common first: the k-th
-            gets weight 60 // (k + 1). After a name, `*` makes all templates of the rule equally likely.
+        source: rule names at the line start, their templates indented below.
         tables: what slots may draw from.
         priors: for each fact's name, the table from which a world takes it (its owner excluded).
+        column: which of the stated weights count.
     """
 
-    def __init__(self, source: str, tables: dict[str, Table], priors: dict[str, Table]) -> None:
-        self.tables, self.priors = tables, priors
-        self.rules: dict[str, Rule] = {}
+    def __init__(
+        self, source: str, tables: dict[str, Table], priors: dict[str, Table], column: int = 0
+    ) -> None:
+        self.tables, self.priors = {**priors, **tables}, priors
         lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
-        for line in lines:
-            if not line.startswith(" "):
-                self.rules[line.rstrip("*")] = Rule()
+        self.rules = {line.rstrip("*"): Rule() for line in lines if not line.startswith(" ")}
         rule, is_even = Rule(), False
         for line in lines:
             if not line.startswith(" "):
                 rule, is_even = self.rules[line.rstrip("*")], line.endswith("*")
-            else:
-                weight = 1 if is_even else max(1, 60 // (len(rule.alternatives) + 2))
-                rule.add(self._compile(line.strip().replace("\\n", "\n").replace('""', "")), weight)
+                continue
+            found = _WEIGHTED.fullmatch(line)
+            assert found
+            weight = 1 if is_even else max(1, 60 // (len(rule.alternatives) + 2))
+            if found["weights"]:
+                weight = int(found["weights"].split("/")[column])
+            rule.add(self._compile(found["template"].replace("\\n", "\n").replace('""', "")), weight)
 
     def _compile(self, template: str) -> list[Op]:
         pieces = _SLOT.split(template)
@@ -171,8 +178,9 @@ class Grammar:
         if slot.endswith("!"):
             return Op(RULE, rule=self.rules[slot[:-1]])
         if "=" in slot:
-            name, owner = slot.split("=")
-            return Op(NAME, name=name, owner=owner)
+            name, _, source = slot.partition("=")
+            owner, _, attribute = source.partition(".")
+            return Op(NAME, name=name, owner=owner, attribute=attribute)
         if re.search(r"[-+*]", slot):
             terms = re.findall(r"(-?)\+?([\w*]+)", slot)
             return Op(SUM, terms=tuple((-1 if sign else 1, tuple(term.split("*"))) for sign, term in terms))
@@ -187,8 +195,13 @@ class Grammar:
             return Op(AMONG, name=name, names=tuple(head.split("|")), form=form, owner=agrees_with)
         return Op(DRAW, name=name, table=self.tables[head], form=form, owner=agrees_with)
 
-    def write(self, rule: str, draw: Callable[[], int]) -> str:
-        """One text from a rule; `draw` gives random non-negative integers."""
+    def write(self, rule: str, draw: Callable[[], int], names: Names | None = None) -> str:
+        """One text from a rule.
+
+        Args:
+            draw: gives random non-negative integers.
+            names: what names stand for at the start; changed in place to what they stand for at the end.
+        """
 
         def choose(tickets: list[Any], excluded: Collection[Value]) -> Any:
             chosen = tickets[draw() % len(tickets)]
@@ -196,12 +209,12 @@ class Grammar:
                 chosen = tickets[draw() % len(tickets)]
             return chosen
 
-        return self.expand(rule, choose)
+        return self.expand(rule, choose, names)
 
-    def expand(self, rule: str, choose: Choose) -> str:
+    def expand(self, rule: str, choose: Choose, names: Names | None = None) -> str:
         """The text that a rule gives when `choose` takes every decision, from left to right."""
         out: list[str] = []
-        _expand(self.rules[rule], choose, {}, out)
+        _expand(self.rules[rule], choose, {} if names is None else names, out)
         return "".join(out)
 
     def parse(self, rule: str, text: str) -> list[tuple[Step, ...]]:
@@ -217,7 +230,7 @@ def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:
         elif kind == RULE:
             _expand(op.rule, choose, names, out)
         elif kind == NAME:
-            names[op.name] = names[op.owner]
+            names[op.name] = _named(op, names)
         elif kind == SUM:
             out.append(_add_up(op, names))
         elif kind == FACT:
@@ -232,6 +245,10 @@ def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:
                 names[op.name] = choose(_among(op, names), ())
             form = names[op.owner].forms["number"] if op.owner else op.form
             out.append(names[op.name].forms[form])
+
+
+def _named(op: Op, names: Names) -> Value:
+    return names[op.owner].facts[op.attribute] if op.attribute else names[op.owner]
 
 
 def _among(op: Op, names: Names) -> list[Value]:
@@ -275,7 +292,7 @@ def _parse(
                 return
             at += len(written)
         elif kind == NAME:
-            names = {**names, op.name: names[op.owner]}
+            names = {**names, op.name: _named(op, names)}
         elif kind == RULE:
             rule = op.rule
             after = (ops, k, rest) if k < len(ops) else rest

@@ -27,7 +27,7 @@ class Size:
 
 
 SIZES = {
-    "hamlet": Size(people=40, things=90, places=24, adjectives=40, stories=4_000),
+    "hamlet": Size(people=40, things=120, places=24, adjectives=50, stories=4_000),
     "village": Size(people=400, things=180, places=40, adjectives=70, stories=40_000),
     "town": Size(people=4_000, things=1_000, places=100, adjectives=200, stories=400_000),
 }
@@ -87,8 +87,8 @@ def make_world(name: str = "hamlet", seed: int = 0) -> World:
         for attribute, prior in priors.items():
             others = [value for value in prior.values if value is not person]
             person.facts[attribute] = stream.pick(others)
-    tables = _word_tables(size)
-    tables["person"] = Table(people, zipf_weights(len(people), head=max(720, 4 * len(people))))
+    tables = _word_tables(size) | priors
+    tables["person"] = Table(people, zipf_weights(len(people), head=max(1440, 4 * len(people))))
     return World(
         name, seed, people, priors, tables, Grammar(load_data("stories.yaml")["grammar"], tables, priors)
     )
@@ -108,27 +108,41 @@ def _people(name: str, count: int, stream: Stream) -> list[Value]:
 
 
 def _person(name: str, is_woman: bool) -> Value:
-    he, him, his = ("she", "her", "her") if is_woman else ("he", "him", "his")
-    forms = {"": name, "he": he, "He": he.capitalize(), "him": him, "his": his, "His": his.capitalize()}
-    return Value(forms | {"number": "sg"})
+    pronouns, others = ("he", "him", "his"), ("she", "her", "her")
+    if is_woman:
+        pronouns, others = others, pronouns
+    forms = dict(zip(("he", "him", "his"), pronouns, strict=True))
+    forms |= dict(zip(("not_he", "not_him", "not_his"), others, strict=True))
+    capitals = {"He": "he", "His": "his", "not_He": "not_he"}
+    return Value(
+        {"": name, "number": "sg"} | forms | {form: forms[of].capitalize() for form, of in capitals.items()}
+    )
 
 
 def _word_tables(size: Size) -> dict[str, Table]:
     """Tables of common words; Zipf weights in the order of the lists, which are cut to the world's size."""
     words = load_data("words.yaml")
     things = [_thing(*entry) for entry in _entries(words["things"])][: size.things]
+    subjects = things[: size.things // 2]
+    one = [_noun(thing, is_many=False) for thing in subjects]
+    several = [_noun(thing, is_many=True) for thing in subjects]
+    opposites = _entries(words["opposites"])
     counts = [_count(word, k) for k, (word,) in enumerate(_entries(words["counts"]), start=2)]
     return {
         "thing": _zipf(things),
-        "noun": _zipf([noun for thing in things[: size.things // 2] for noun in _nouns(thing)]),
+        "noun": _zipf([noun for both in zip(one, several, strict=True) for noun in both]),
+        "one": _zipf(one),
+        "several": _zipf(several),
         "place": _zipf([_phrase(*entry) for entry in _entries(words["places"])][: size.places]),
         "adjective": _zipf([_phrase(*entry) for entry in _entries(words["adjectives"])][: size.adjectives]),
         "verb": _zipf([_verb(*entry) for entry in _entries(words["verbs"])]),
         "weather": _zipf([_weather(*entry) for entry in _entries(words["weather"])]),
         "daytime": _even([_phrase(*entry) for entry in _entries(words["daytimes"])]),
         "weekday": _even([_phrase(*entry) for entry in _entries(words["weekdays"])]),
+        "deed": _zipf([_phrase(*entry) for entry in _entries(words["deeds"])]),
         "mood": _zipf([_phrase(*entry) for entry in _entries(words["moods"])]),
         "manner": _zipf([_phrase(*entry) for entry in _entries(words["manners"])]),
+        "opposite": _even([_opposite(*pair) for pair in opposites + [pair[::-1] for pair in opposites]]),
         "count": _even(counts),
         "few": _even(counts[:4]),
         "many": _even(counts[4:]),
@@ -168,17 +182,23 @@ def _plural(noun: str) -> str:
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeou" else noun + "s"
 
 
-_AGREEING = ("is", "was", "has", "they", "They", "them", "number")
+_AGREEING = {  # form: for one thing, for several
+    "is": ("is", "are"),
+    "Is": ("Is", "Are"),
+    "was": ("was", "were"),
+    "has": ("has", "have"),
+    "they": ("it", "they"),
+    "They": ("It", "They"),
+    "them": ("it", "them"),
+    "number": ("sg", "pl"),
+}
 
 
-def _nouns(thing: Value) -> list[Value]:
-    """A thing as subject, one and many, with the words that must agree with it."""
-    one = dict(zip(_AGREEING, ("is", "was", "has", "it", "It", "it", "sg"), strict=True))
-    many = dict(zip(_AGREEING, ("are", "were", "have", "they", "They", "them", "pl"), strict=True))
-    return [
-        Value({"": thing.forms[""]} | one | {"Is": "Is"}),
-        Value({"": thing.forms["many"]} | many | {"Is": "Are"}),
-    ]
+def _noun(thing: Value, is_many: bool) -> Value:
+    """A thing as subject, one or several, with the words that agree with it and those that don't (not_...)."""
+    forms = {form: pair[is_many] for form, pair in _AGREEING.items()}
+    forms |= {f"not_{form}": pair[not is_many] for form, pair in _AGREEING.items()}
+    return Value({"": thing.forms["many" if is_many else ""]} | forms)
 
 
 def _verb(plural: str, singular: str) -> Value:
@@ -189,5 +209,9 @@ def _weather(adjective: str, noun: str, wear: str, does: str) -> Value:
     return Value({"": adjective, "an": _with_article(adjective), "noun": noun, "wear": wear, "does": does})
 
 
+def _opposite(word: str, opposite: str) -> Value:
+    return Value({"": word, "opposite": opposite})
+
+
 def _count(word: str, number: int) -> Value:
-    return Value({"": word, "digits": str(number)}, number)
+    return Value({"": word, "Cap": word.capitalize(), "digits": str(number)}, number)

@@ -1,6 +1,8 @@
 """Both floors against enumeration, sampling and other compressors."""
 
-from fledge.village import floors, make_world, stories
+from fledge.village.floors import floors
+from fledge.village.stories import stories
+from fledge.village.world import make_world
 
 
 def test_every_story_has_exactly_one_derivation() -> None:

@@ -1,0 +1,80 @@
+"""Messages, ham or spam, with exactly known p(text | label): how well one could tell them apart is computed.
+
+Two grammars share their templates and differ in weights alone. The posterior of a message comes from parsing
+it under both; the accuracy of the best classifier (which knows this world's facts) from the rules themselves.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from math import exp, log
+from typing import Any
+
+from fledge.village.grammar import RULE, Grammar, Rule
+from fledge.village.random_stream import make_key, numbered_streams
+from fledge.village.world import VERSION, World, load_data
+
+LABELS = ("ham", "spam")  # equally common
+
+
+def rows(world: World, part: str = "train", count: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield {"text", "label"}; parts differ in their random numbers, so texts all but never come twice."""
+    count = (4_000 if part == "train" else 1_000) if count is None else count
+    for draws in numbered_streams(make_key(VERSION, "messages", world.name, world.seed, part), 0, count):
+        label = next(draws) % 2
+        yield {"text": _grammars(world)[label].write("message", draws.__next__), "label": LABELS[label]}
+
+
+def log_probs(world: World, text: str) -> tuple[float, float]:
+    """Log-probability of a message (nats) among ham and among spam, this world's facts known.
+
+    Raises:
+        ValueError: the text is no message of this world.
+    """
+    both = []
+    for grammar in _grammars(world):
+        derivations = grammar.parse("message", text)
+        (steps,) = [
+            found
+            for found in derivations
+            if all(step.fact[0].facts[step.fact[1]] is step.fact[2] for step in found if step.fact)
+        ]
+        both.append(sum(step.nats for step in steps if not step.fact))
+    return both[0], both[1]
+
+
+def posterior(world: World, text: str) -> float:
+    """Probability that a message is spam, by Bayes' rule."""
+    ham, spam = log_probs(world, text)
+    return 1 / (1 + exp(ham - spam))
+
+
+def bayes_accuracy(world: World) -> float:
+    """Expected accuracy of the best possible classifier, exactly: it picks the likelier label.
+
+    What a clue says is the pair of its probabilities in ham and in spam. Clues are independent given the
+    label, so pairs multiply along a template; equal likelihood ratios are added up to keep the list short.
+    """
+    ham, spam = (grammar.rules["message"] for grammar in _grammars(world))
+    return sum(max(pair) for pair in _evidence(ham, spam)) / 2
+
+
+def _evidence(ham: Rule, spam: Rule) -> list[tuple[float, float]]:
+    """Pairs (p in ham, p in spam) of what a rule may say, one pair for each likelihood ratio."""
+    by_ratio: dict[float, tuple[float, float]] = {}
+    for k, (ops, twins) in enumerate(zip(ham.alternatives, spam.alternatives, strict=True)):
+        pairs = [(ham.weights[k] / ham.total, spam.weights[k] / spam.total)]
+        for op, twin in zip(ops, twins, strict=True):
+            if op.kind == RULE:
+                pairs = [(a * c, b * d) for a, b in pairs for c, d in _evidence(op.rule, twin.rule)]
+        for a, b in pairs:
+            ratio = round(log(a / b), 9)  # equal up to rounding
+            c, d = by_ratio.get(ratio, (0.0, 0.0))
+            by_ratio[ratio] = (a + c, b + d)
+    return list(by_ratio.values())
+
+
+@cache
+def _grammars(world: World) -> tuple[Grammar, Grammar]:
+    source = load_data("messages.yaml")["grammar"]
+    ham, spam = (Grammar(source, world.tables, world.priors, column) for column in range(2))
+    return ham, spam

@@ -1,0 +1,137 @@
+"""Preferences under a known gold reward, with Bradley-Terry noise, and the gold reward itself for RL.
+
+Gold: a right answer is worth 2, a polite phrase 1 (a second one nothing), each word past the twelfth costs
+0.1. Asked for a length bias, the people who choose also like long answers, by that much a word: a reward model
+that learns from them pays for padding and repeated courtesies, gold does not, and a policy trained long enough
+against that model falls in gold. That is the known exploit.
+"""
+
+import re
+from collections.abc import Iterator
+from math import exp
+from typing import Any
+
+from fledge.errors import DataError
+from fledge.village import instructions
+from fledge.village.random_stream import Stream, make_key
+from fledge.village.world import VERSION, World, make_world
+
+POLITE = (
+    "Gladly.",
+    "With pleasure.",
+    "Of course.",
+    "Thank you for asking.",
+    "You are welcome.",
+    "I hope this helps.",
+)
+RUDE = ("What a stupid question.", "Leave me alone.", "Who cares?")
+PADDING = (
+    "There is much more to be said about this.",
+    "As everybody in the village knows, such things take time.",
+    "Let me think about it for a moment, and then for another.",
+    "The weather has been strange, and the roads are bad.",
+)
+
+_POLITE = re.compile("|".join(map(re.escape, POLITE)), re.IGNORECASE)
+_FREE_WORDS = 12
+
+
+def gold(row: dict[str, Any], answer: str) -> float:
+    """Gold reward of one answer to an instruction (a row of `instructions` or of this module)."""
+    is_right, is_polite = instructions.check(row, answer), bool(_POLITE.search(answer))
+    num_paid_words = max(0, len(answer.split()) - _FREE_WORDS)
+    return (20 * is_right + 10 * is_polite - num_paid_words) / 10
+
+
+def score(rows: list[dict[str, Any]], answers: list[str]) -> list[float]:
+    """Gold rewards, one per row and answer: a reward for RL."""
+    return [gold(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+
+def rows(
+    world: World,
+    part: str = "train",
+    count: int | None = None,
+    temperature: float = 1.0,
+    length_bias: float = 0.0,
+    label_noise: float = 0.0,
+) -> Iterator[dict[str, Any]]:
+    """Yield {"prompt", "chosen", "rejected", "gold_chosen", "gold_rejected", "p_chosen"} and task columns.
+
+    Args:
+        part: whose villagers the facts are about, as in `instructions`.
+        temperature: the better answer is chosen with probability 1 / (1 + exp(-difference / temperature)).
+        length_bias: what the people who choose add to gold, per word.
+        label_noise: share of pairs that are turned round afterwards.
+
+    `p_chosen` is the exact probability, all noise included, with which this answer was to be chosen.
+    """
+    if temperature <= 0 or not 0 <= label_noise <= 0.5:
+        raise DataError(
+            f"village preferences: temperature must be above 0, label_noise in 0-0.5; "
+            f"got {temperature} and {label_noise}"
+        )
+    count = (3_000 if part == "train" else 500) if count is None else count
+    key = make_key(VERSION, "preferences", world.name, world.seed, part)
+    for number, row in enumerate(instructions.rows(world, part, count)):
+        stream = Stream(make_key(key, number))
+        first, second = _two_answers(row, stream)
+        golds = gold(row, first), gold(row, second)
+        difference = golds[0] - golds[1] + length_bias * (len(first.split()) - len(second.split()))
+        chance = 1 / (1 + exp(-difference / temperature))
+        # In millionths, so that the last digit of a platform's exp changes neither choice nor file.
+        millionths = round(1e6 * (chance * (1 - label_noise) + (1 - chance) * label_noise))
+        is_first = stream.below(1_000_000) < millionths
+        chosen, rejected = (first, second) if is_first else (second, first)
+        messages = row.pop("messages")
+        yield {
+            "prompt": messages[0]["content"],
+            "chosen": chosen,
+            "rejected": rejected,
+            "gold_chosen": golds[not is_first],
+            "gold_rejected": golds[is_first],
+            "p_chosen": (millionths if is_first else 1_000_000 - millionths) / 1_000_000,
+            **row,
+        }
+
+
+def best_agreement(rows: list[dict[str, Any]]) -> float:
+    """Expected agreement with the choices, on exactly these pairs, of one who knows all chances."""
+    return sum(max(row["p_chosen"], 1 - row["p_chosen"]) for row in rows) / len(rows)
+
+
+def _two_answers(row: dict[str, Any], stream: Stream) -> tuple[str, str]:
+    """Two different answers; each is right or wrong, polite, rude or neither, brief or padded, at random."""
+    first = second = _answer(row, stream)
+    while second == first:
+        second = _answer(row, stream)
+    return first, second
+
+
+def _answer(row: dict[str, Any], stream: Stream) -> str:
+    answer = row["messages"][1]["content"]
+    sentences = [answer if stream.below(2) else _wrong(row, answer, stream)]
+    manner = stream.below(4)
+    if manner < 2:
+        sentences.insert(stream.below(2), stream.pick(POLITE))
+        if stream.below(4) == 0:
+            sentences.append(stream.pick(POLITE))
+    elif manner == 2:
+        sentences.insert(0, stream.pick(RUDE))
+    sentences += stream.sample(PADDING, max(0, stream.below(5) - 1))
+    return " ".join(sentences)
+
+
+def _wrong(row: dict[str, Any], answer: str, stream: Stream) -> str:
+    """The answer with the truth replaced by something of its kind."""
+    task, truth = row["task"], row["truth"]
+    if truth.isdigit():
+        return re.sub(rf"\b{truth}\b", str(int(truth) + 1 + stream.below(9)), answer)
+    if task in ("list", "order", "story"):
+        return re.sub(rf"\b{truth.split(', ')[0]}\b", "thing", answer)
+    name, _, seed = row["world"].partition("-")
+    values = make_world(name, int(seed)).tables[row["attribute"] or instructions.CHOICES[task]].values
+    wrong = truth
+    while wrong in (truth, row["given"], row["person"]):
+        wrong = str(stream.pick(values))
+    return re.sub(rf"\b{re.escape(truth)}\b", wrong, answer)
