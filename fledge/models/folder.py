@@ -134,14 +134,15 @@ def save_model(model: LanguageModel, folder: str | Path) -> None:
     state = model.to_hf_state()
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     ids = {name: value for name, value in model.config.hf_ids().items() if value is not None}
+    for name, content in ((CONFIG, model.config.to_hf() | {"dtype": dtype}), ("generation_config.json", ids)):
+        atomic.write_file(folder / name, json.dumps(content, indent=2) + "\n")
     weights = folder / WEIGHTS
     partial = atomic.partial_path(weights)
     with atomic.disk_errors(weights):
         save_file(state, partial, metadata={"format": "pt"})
+        partial.chmod((folder / CONFIG).stat().st_mode)  # the library lets nobody else read it
         atomic.sync_file(partial)
         partial.replace(weights)
-    for name, content in ((CONFIG, model.config.to_hf() | {"dtype": dtype}), ("generation_config.json", ids)):
-        atomic.write_file(folder / name, json.dumps(content, indent=2) + "\n")
 
 
 def _load_by_transformers(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> Any:

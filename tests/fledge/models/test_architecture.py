@@ -17,6 +17,9 @@ ARCHITECTURES = ["gpt2", "qwen3", "nanochat"]
 def same_weights(hf_content: dict[str, Any], theirs: Any, pad_vocab_to: int = 1) -> LanguageModel:
     config = find_config(hf_content["model_type"]).from_hf(hf_content)
     model = build(config, seed=None, pad_vocab_to=pad_vocab_to)
+    with torch.no_grad():
+        for parameter in model.parameters():  # what loading forgets to set shows
+            parameter.fill_(torch.nan)
     model.load_hf_state(theirs.state_dict(), "test")
     return model.eval()
 

@@ -86,6 +86,7 @@ def test_equal_weights_give_equal_bytes(ours: LanguageModel, saved: Path, tmp_pa
     save_model(load_model(saved), again)
     names = {file.name for file in saved.iterdir() if file.is_file()}
     assert names == {"config.json", "generation_config.json", "model.safetensors"}
+    assert len({(saved / name).stat().st_mode for name in names}) == 1
     for name in names:
         assert (again / name).read_bytes() == (saved / name).read_bytes(), name
 
