@@ -1,5 +1,6 @@
 """The keys and values of tokens already read, so that the next token costs one step and not a whole pass."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ class KVCache:
     ) -> None:
         shape = (config.layers, num_rows, config.kv_heads, num_tokens, config.head_width)
         self.length = 0
+        self._rows = num_rows
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
         self._is_padding_BS: Tensor | None = None
@@ -36,19 +38,25 @@ class KVCache:
         if self._is_padding_BS is None:
             return None
         if is_padding_BT is not None:
-            self._is_padding_BS[:, self.length - num_tokens : self.length] = is_padding_BT
-        return self._is_padding_BS[:, : self.length]
+            self._is_padding_BS[: self._rows, self.length - num_tokens : self.length] = is_padding_BT
+        return self._is_padding_BS[: self._rows, : self.length]
 
     def append(self, layer: int, key_BKTE: Tensor, value_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values; gives all of that layer's."""
-        new = slice(self.length - key_BKTE.shape[2], self.length)
-        self._keys[layer, :, :, new] = key_BKTE
-        self._values[layer, :, :, new] = value_BKTE
-        return self._keys[layer, :, :, : self.length], self._values[layer, :, :, : self.length]
+        rows, new = slice(self._rows), slice(self.length - key_BKTE.shape[2], self.length)
+        self._keys[layer, rows, :, new] = key_BKTE
+        self._values[layer, rows, :, new] = value_BKTE
+        return self._keys[layer, rows, :, : self.length], self._values[layer, rows, :, : self.length]
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these (indices)."""
-        self._keys = self._keys[:, rows]
-        self._values = self._values[:, rows]
-        if self._is_padding_BS is not None:
-            self._is_padding_BS = self._is_padding_BS[rows]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order; a row may move to the front, but none to the back.
+
+        Only rows that move are copied; the buffers stay where they are.
+        """
+        for place, row in enumerate(rows):
+            if place != row:
+                for buffer in (self._keys, self._values):
+                    buffer[:, place, :, : self.length] = buffer[:, row, :, : self.length]
+                if self._is_padding_BS is not None:
+                    self._is_padding_BS[place] = self._is_padding_BS[row]
+        self._rows = len(rows)

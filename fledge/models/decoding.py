@@ -1,0 +1,115 @@
+"""One token after the other through a model, with what was read before kept: ours, and transformers' own.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fledge.models.cache import KVCache
+
+
+class Decoder(Protocol):
+    """A batch of texts that grow by a token at a time."""
+
+    def start(self) -> Tensor:
+        """Read the prompts; float32 logits (B, V) of the first new tokens."""
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """Read one more token in each row; float32 logits (B, V) of the next."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order; row i may move to place j < i, but not the other way."""
+
+
+def decoder(model: Any, prompts: Sequence[Sequence[int]], room: int) -> Decoder:
+    """A decoder for our models (also wrapped by PEFT) or any causal language model of transformers.
+
+    Args:
+        prompts: ids, at least one each; of different lengths.
+        room: tokens that will be read in all, the longest prompt among them.
+    """
+    kind = OwnDecoder if hasattr(model, "hidden") else TransformersDecoder
+    return kind(model, *left_padded(prompts, next(model.parameters()).device), room)
+
+
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """ids_BT with the prompts at the right, and is_padding_BT; None if they are all of one length."""
+    longest = max(map(len, prompts))
+    ids_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    if all(len(prompt) == longest for prompt in prompts):
+        return ids_BT, None
+    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids_BT, torch.arange(longest, device=device) < (longest - lengths_B)[:, None]
+
+
+class OwnDecoder:
+    """Our models, with buffers of fixed size for keys and values."""
+
+    def __init__(self, model: Any, ids_BT: Tensor, is_padding_BT: Tensor | None, room: int) -> None:
+        self._model, self._ids_BT, self._is_padding_BT = model, ids_BT, is_padding_BT
+        dtype = model.head_weight.dtype
+        self._cache = KVCache(model.config, len(ids_BT), room, dtype, ids_BT.device)
+
+    def start(self) -> Tensor:
+        """See `Decoder`."""
+        return self._logits(self._ids_BT, self._is_padding_BT)
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        return self._logits(ids_B[:, None].to(self._ids_BT.device), None)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See `Decoder`."""
+        self._cache.keep(rows)
+
+    def _logits(self, ids_BT: Tensor, is_padding_BT: Tensor | None) -> Tensor:
+        hidden_BTD = self._model.hidden(ids_BT, cache=self._cache, is_padding_BT=is_padding_BT)
+        logits: Tensor = self._model.logits(hidden_BTD[:, -1])
+        return logits
+
+
+class TransformersDecoder:
+    """A causal language model of transformers, with its own cache."""
+
+    def __init__(self, model: Any, ids_BT: Tensor, is_padding_BT: Tensor | None, room: int) -> None:
+        self._model, self._ids_BT = model, ids_BT
+        is_padding_BT = torch.zeros_like(ids_BT, dtype=torch.bool) if is_padding_BT is None else is_padding_BT
+        self._is_real_BT = (~is_padding_BT).long()
+        self._positions_BT = (self._is_real_BT.cumsum(1) - 1).clamp(min=0)
+        self._cache: Any = None
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._accepted = inspect.signature(inner.forward).parameters
+
+    def start(self) -> Tensor:
+        """See `Decoder`."""
+        return self._logits(self._ids_BT)
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        self._is_real_BT = torch.nn.functional.pad(self._is_real_BT, (0, 1), value=1)
+        self._positions_BT = self._positions_BT[:, -1:] + 1
+        return self._logits(ids_B[:, None].to(self._ids_BT.device))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See `Decoder`."""
+        chosen = torch.tensor(rows, device=self._ids_BT.device)
+        self._cache.batch_select_indices(chosen)
+        self._is_real_BT, self._positions_BT = self._is_real_BT[chosen], self._positions_BT[chosen]
+
+    def _logits(self, ids_BT: Tensor) -> Tensor:
+        optional = {"position_ids": self._positions_BT, "logits_to_keep": 1}
+        output = self._model(
+            input_ids=ids_BT,
+            attention_mask=self._is_real_BT,
+            past_key_values=self._cache,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self._accepted},
+        )
+        self._cache = output.past_key_values
+        logits: Tensor = output.logits[:, -1].float()
+        return logits

@@ -1,0 +1,284 @@
+"""Generation against slow recomputation and transformers; the same text alone, in a batch, and in pieces."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.errors import ConfigError, DataError
+from fledge.models import generation
+from fledge.models.architecture import LanguageModel, build, find_config
+from fledge.models.generation import Completion, Sampling, continue_texts, generate, stream, stream_text
+from fledge.models.sampling import choose, row_randomness
+from fledge.tokens import END_OF_TEXT, TextTokenizer, byte_alphabet
+
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 1, 4, 1, 5], [8, 8]]
+
+
+def logits_of(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """All logits of one row, from a whole pass without cache."""
+    with torch.no_grad():
+        output = model(torch.tensor([list(ids)]))
+    return (output if isinstance(output, torch.Tensor) else output.logits)[0]
+
+
+def close(found: Completion, expected: Completion) -> None:
+    assert found.ids == expected.ids
+    assert (found.finish, found.stop_string) == (expected.finish, expected.stop_string)
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    """One token a byte, and an end-of-text token."""
+    vocabulary = {character: byte for byte, character in byte_alphabet().items()}
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.add_special_tokens([END_OF_TEXT])
+    return TextTokenizer(inner)
+
+
+class Recital(torch.nn.Module):
+    """A fake model of ours that says the same bytes whatever it is asked, one a token."""
+
+    def __init__(self, said: bytes, prompt_length: int) -> None:
+        super().__init__()
+        self.config = find_config("gpt2").sized(vocab_size=257, context=64, layers=1, width=2, heads=1)
+        self.head_weight = torch.nn.Parameter(torch.zeros(1))
+        self.said, self.prompt_length = said, prompt_length
+
+    def hidden(self, ids_BT: torch.Tensor, cache: Any, is_padding_BT: Any) -> torch.Tensor:
+        cache.extend(ids_BT.shape[1], is_padding_BT)
+        position = cache.length - self.prompt_length
+        return torch.full((*ids_BT.shape, 1), position)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        said = torch.tensor([self.said[position] for position in hidden[:, 0].tolist()])
+        return torch.nn.functional.one_hot(said, 257) * 50.0
+
+
+def test_greedy_text_and_logprobs_equal_those_of_whole_passes(ours: LanguageModel) -> None:
+    found = generate(ours, PROMPTS, Sampling(max_new_tokens=12, temperature=0))
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        ids, logprobs = list(prompt), []
+        for _ in range(12):
+            row = logits_of(ours, ids)[-1].log_softmax(-1)
+            ids.append(int(row.argmax()))
+            logprobs.append(float(row.max()))
+        close(completion, Completion(ids[len(prompt) :], logprobs, "length"))
+
+
+def test_greedy_text_of_transformers_models_equals_their_own_generate(theirs: Any) -> None:
+    found = generate(theirs, PROMPTS, Sampling(max_new_tokens=12, temperature=0))
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([prompt])
+        expected = theirs.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert completion.ids == expected[0, len(prompt) :].tolist()
+
+
+def test_transformers_model_and_ours_give_the_same(hf_content: dict[str, Any], theirs: Any) -> None:
+    model = build(find_config(hf_content["model_type"]).from_hf(hf_content), seed=None)
+    model.load_hf_state(theirs.state_dict(), "test")
+    sampling = Sampling(max_new_tokens=10, top_p=0.9, stop_ids=(1, 2, 3), seed=4)
+    by_theirs = generate(theirs, PROMPTS, sampling)
+    for found, expected in zip(generate(model, PROMPTS, sampling), by_theirs, strict=True):
+        close(found, expected)
+
+
+SETTINGS = [
+    Sampling(max_new_tokens=16, seed=1),
+    Sampling(max_new_tokens=16, temperature=0.7, top_k=7, seed=2),
+    Sampling(max_new_tokens=16, temperature=1.5, top_p=0.8, seed=3),
+    Sampling(max_new_tokens=16, min_p=0.2, seed=4),
+    Sampling(
+        max_new_tokens=16, temperature=0.9, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.3, seed=5
+    ),
+]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS)
+def test_logprobs_are_those_of_the_distribution_drawn_from(ours: LanguageModel, sampling: Sampling) -> None:
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    processors = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty),
+            TemperatureLogitsWarper(sampling.temperature),
+            TopKLogitsWarper(sampling.top_k or 10_000),
+            TopPLogitsWarper(sampling.top_p),
+            MinPLogitsWarper(sampling.min_p),
+        ]
+    )
+    for prompt, completion in zip(PROMPTS, generate(ours, PROMPTS, sampling), strict=True):
+        ids = [*prompt, *completion.ids]
+        logits = logits_of(ours, ids)
+        expected = []
+        for place in range(len(prompt), len(ids)):
+            scores = processors(torch.tensor([ids[:place]]), logits[place - 1][None].clone())
+            expected.append(float(scores.log_softmax(-1)[0, ids[place]]))
+        assert completion.logprobs == pytest.approx(expected, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    logits=st.lists(st.floats(-5, 5), min_size=3, max_size=12),
+    temperature=st.floats(0.3, 2),
+    top_k=st.integers(0, 12),
+    top_p=st.floats(0.1, 1),
+)
+def test_tokens_are_drawn_as_often_as_they_are_likely(
+    logits: list[float], temperature: float, top_k: int, top_p: float
+) -> None:
+    # With 2,000 evenly spread "random" numbers a token comes up 2,000 p times, give or take 1.
+    num = 2000
+    uniform = (torch.arange(num, dtype=torch.float64) + 0.5) / num
+    rows = torch.tensor([logits]).repeat(num, 1)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    chosen = choose(rows, sampling, uniform, None)
+    total = 0.0
+    for token in chosen.ids.unique():
+        drawn = chosen.ids == token
+        probability = float(chosen.logprobs[drawn][0].exp())
+        assert abs(int(drawn.sum()) - num * probability) <= 1.001
+        total += probability
+    assert total <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("sampling", [*SETTINGS, Sampling(max_new_tokens=16, temperature=0)])
+def test_a_row_is_the_same_alone_and_in_a_batch(ours: LanguageModel, sampling: Sampling) -> None:
+    # What three of the rows say is made to end them, so that rows leave the batch at different steps.
+    free = generate(ours, PROMPTS, sampling)
+    stops = (free[0].ids[9], free[1].ids[2], free[2].ids[6])
+    sampling = generation.dataclasses.replace(sampling, stop_ids=stops)
+    together = generate(ours, PROMPTS, sampling)
+    assert len({len(completion.ids) for completion in together}) > 1
+    for row in (0, 1, 2, 4):
+        close(together[row], generate(ours, [PROMPTS[row]], sampling)[0])
+    backwards = generate(ours, PROMPTS[::-1][:2], sampling)
+    close(backwards[0], together[4])
+
+
+def test_copies_of_a_prompt_differ_and_a_seed_repeats_them(ours: LanguageModel) -> None:
+    prompts = [[5, 6, 7]] * 4
+    first = generate(ours, prompts, Sampling(max_new_tokens=12, seed=0))
+    assert len({tuple(completion.ids) for completion in first}) == 4
+    assert generate(ours, prompts, Sampling(max_new_tokens=12, seed=0)) == first
+    assert generate(ours, prompts, Sampling(max_new_tokens=12, seed=1)) != first
+
+
+def test_streams_of_random_numbers_are_unrelated() -> None:
+    uniform = row_randomness([[n] for n in range(50)] + [[0]] * 50, Sampling(max_new_tokens=200))
+    assert abs(float(uniform.mean()) - 0.5) < 0.01
+    assert float((torch.corrcoef(uniform) - torch.eye(100)).abs().max()) < 0.35  # 4.9 sigma of 1 / sqrt(200)
+
+
+def test_generating_leaves_the_model_and_the_global_randomness_as_they_were(ours: LanguageModel) -> None:
+    ours.train()
+    ours.config = generation.dataclasses.replace(ours.config, dropout=0.5)
+    state = torch.get_rng_state()
+    weights = [parameter.clone() for parameter in ours.parameters()]
+    generate(ours, PROMPTS, Sampling(max_new_tokens=4))
+    assert ours.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(weights, ours.parameters(), strict=True))
+    ours.loss(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()  # no inference tensors left
+
+
+def test_a_row_ends_with_its_stop_id(ours: LanguageModel) -> None:
+    free = generate(ours, PROMPTS[:1], Sampling(max_new_tokens=12, temperature=0))[0]
+    stop = free.ids[4]
+    stopped = generate(ours, PROMPTS[:1], Sampling(max_new_tokens=12, temperature=0, stop_ids=(stop, 100)))[0]
+    assert stopped.ids == free.ids[: free.ids.index(stop) + 1]
+    assert stopped.finish == "stop"
+    assert free.finish == "length"
+
+
+@pytest.mark.parametrize(
+    ("said", "stops", "text"),
+    [
+        (b"one. two.\nUser: three", ("\nUser:",), "one. two."),
+        (b"aab aabaac", ("aac", "aabaac"), "aab "),
+        (b"aaab", ("ab",), "aa"),
+        ("gr\u00fc\u00df Gott".encode(), ("\u00df",), "gr\u00fc"),
+        (b"never", ("x",), "never"),
+        (b"stop", ("stop",), ""),
+    ],
+)
+def test_text_ends_before_a_stop_string(
+    said: bytes, stops: tuple[str, ...], text: str, tokenizer: TextTokenizer
+) -> None:
+    prompt = [65, 66, 67]
+    sampling = Sampling(max_new_tokens=len(said), temperature=0, stop_strings=stops)
+    model = Recital(said, prompt_length=3)
+    assert generation.complete(model, tokenizer, [prompt, prompt], sampling) == [text, text]
+    pieces = list(stream_text(model, tokenizer, prompt, sampling))
+    assert "".join(pieces) == text
+    assert all("\ufffd" not in piece for piece in pieces)
+    if text == "never":
+        assert pieces == list("never")  # each letter as soon as it is there
+
+
+def test_streamed_steps_add_up_to_the_completions(ours: LanguageModel) -> None:
+    sampling = Sampling(max_new_tokens=8, stop_ids=tuple(range(20)))
+    ids: list[list[int]] = [[] for _ in PROMPTS]
+    for step in stream(ours, PROMPTS, sampling):
+        assert len(step.rows) == len(step.ids) == len(step.finishes)
+        for row, token in zip(step.rows, step.ids, strict=True):
+            ids[row].append(token)
+    assert ids == [completion.ids for completion in generate(ours, PROMPTS, sampling)]
+
+
+def test_texts_are_trimmed_to_the_context_and_may_be_empty(tokenizer: TextTokenizer) -> None:
+    config = find_config("gpt2").sized(vocab_size=257, context=32, layers=1, width=16, heads=2)
+    model = build(config, seed=1)
+    sampling = Sampling(max_new_tokens=12, temperature=0, stop_ids=(-1,))
+    long = "abcdefghij" * 10
+    assert continue_texts(model, tokenizer, [long], sampling) == continue_texts(
+        model, tokenizer, [long[-20:]], sampling
+    )
+    started = generate(model, [[tokenizer.end_of_text_id]], sampling)[0]
+    assert continue_texts(model, tokenizer, [""], sampling) == [tokenizer.decode(started.ids)]
+    everything = continue_texts(model, tokenizer, ["a"], Sampling(max_new_tokens=99, stop_ids=(-1,)))
+    assert len(everything) == 1
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_both_numbers(ours: LanguageModel) -> None:
+    with pytest.raises(DataError, match=r"11 prompt tokens and 38 new ones .* context of 48"):
+        generate(ours, PROMPTS, Sampling(max_new_tokens=38))
+    assert len(generate(ours, PROMPTS, Sampling(max_new_tokens=37))[2].ids) == 37
+    with pytest.raises(DataError, match="prompt 1 is empty"):
+        generate(ours, [[1], []], Sampling())
+    assert generate(ours, [], Sampling()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0, must be at least 0"),
+        ({"top_p": 0.0}, r"top_p is 0.0, must be in \(0, 1\]"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"stop_strings": ("",)}, "stop_strings is"),
+    ],
+)
+def test_impossible_settings_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sampling(**values)
