@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -67,7 +67,7 @@ class RunFolder:
             self._trim_samples(resumed_at)
         self._metrics.log(metrics)
 
-    def track_with(self, trackers: list[str]) -> None:
+    def track_with(self, trackers: Sequence[str]) -> None:
         """Mirror the metrics to these trackers, from the first `log` on."""
         self._trackers = list(trackers)
 

@@ -169,7 +169,7 @@ class SampleConfig(CommandConfig):
     num_samples: int = Field(1, ge=1, description="texts a prompt")
     max_new_tokens: int = Field(100, ge=1, description="written a text", json_schema_extra={"unit": "tokens"})
     temperature: float = Field(0.8, ge=0, description="0: greedy")
-    top_k: int | None = Field(None, ge=1, description="only among this many likeliest tokens")
+    top_k: int = Field(0, ge=0, description="only among this many likeliest tokens; 0: all")
     top_p: float = Field(
         1.0, gt=0, le=1, description="only among the likeliest tokens with this total probability"
     )

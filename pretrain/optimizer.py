@@ -121,6 +121,8 @@ def build(model: nn.Module, config: OptimConfig) -> MuonAdamW:
     for name, weight in model.named_parameters():
         if config.optimizer == "muon" and weight.ndim == 2 and "embed" not in name and "head" not in name:
             muon.append(weight)
+            if name.endswith("qkv.weight"):  # GPT-2's fused query, key and value
+                weight.fused_rows = [len(weight) // 3] * 3  # type: ignore[attr-defined]
         elif weight.ndim >= 2:
             decayed.append(weight)
         else:

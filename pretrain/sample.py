@@ -1,0 +1,53 @@
+"""`fledge pretrain sample`: text that a model writes, as it writes it."""
+
+import sys
+from typing import Any
+
+from fledge import console, device
+from fledge.models import folder, generation
+from fledge.models.generation import Sampling
+from fledge.tokens import TextTokenizer
+from pretrain.config import SampleConfig
+
+
+def run(settings: SampleConfig) -> dict[str, Any]:
+    """Continue each prompt `num_samples` times; see SampleConfig.
+
+    Several texts are written side by side in one batch and shown when they are done; a single one streams.
+    """
+    path = folder.find_model(settings.model)
+    model = folder.load_model(path, device=device.resolve_device(settings.device))
+    tokenizer = TextTokenizer.from_folder(path)
+    sampling = Sampling(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        stop_strings=tuple(settings.stop),
+        seed=settings.seed,
+    )
+    prompts = [prompt for prompt in settings.prompt or [""] for _ in range(settings.num_samples)]
+    if len(prompts) == 1:
+        texts = [_stream(model, tokenizer, prompts[0], sampling)]
+    else:
+        texts = generation.continue_texts(model, tokenizer, prompts, sampling)
+        console.result("\n\n".join(prompt + text for prompt, text in zip(prompts, texts, strict=True)))
+    samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+    return {"model": str(path), "samples": samples}
+
+
+def _stream(model: Any, tokenizer: TextTokenizer, prompt: str, sampling: Sampling) -> str:
+    """Write one text to stdout piece by piece."""
+    sampling = generation.fitted(model, tokenizer, sampling)
+    longest = generation.context_of(model) - sampling.max_new_tokens
+    ids = tokenizer.encode(prompt)[-longest:] or [tokenizer.end_of_text_id]
+    text = ""
+    sys.stdout.write(prompt)
+    for piece in generation.stream_text(model, tokenizer, ids, sampling):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        text += piece
+    sys.stdout.write("\n")
+    return text

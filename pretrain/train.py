@@ -1,0 +1,209 @@
+"""`fledge pretrain train`: token shards to a base model."""
+
+from typing import Any
+
+import torch
+
+from fledge import checkpoints, config, console, device
+from fledge.errors import RunFailed
+from fledge.models import architecture, generation
+from fledge.models.architecture import LanguageModel
+from fledge.rundir import RunFolder, require_disk
+from pretrain import export, parent, probe, sizing
+from pretrain.config import TrainConfig
+from pretrain.guards import check_first_loss
+from pretrain.meter import Meter
+from pretrain.parent import Parent
+from pretrain.session import Session, model_of_checkpoint
+from pretrain.training_data import TrainingData
+from pretrain.validation import Validation
+
+VOCABULARY_MULTIPLE = 64  # rows in memory: matrix products are faster on whole tiles
+
+
+def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train a model in a run folder; see TrainConfig."""
+    settings = _plain_values(settings)
+    torch.set_num_threads(settings.run.threads)
+    data = TrainingData.open(settings.data)
+    origin = parent.load(settings, data) if settings.init and not folder.resumes_from else None
+    if origin:
+        settings = config.with_values(settings, parent.model_settings(settings, origin.model))
+    settings = _with_steps_in_budget(settings, data, origin, folder)
+    folder.freeze(settings)
+    folder.track_with(settings.run.trackers)
+
+    if folder.resumes_from:
+        session = Session(settings, model_of_checkpoint(folder.resumes_from), data.train)
+        session.restore(folder.resumes_from)
+    else:
+        session = Session(settings, _first_model(settings, data, origin), data.train)
+        _check_disk(settings, session.model, folder)
+        export.record_lineage(folder, settings, data, origin)
+    validation = data.validation_windows(settings.model.context, settings.run.device, session.engine.autocast)
+    _announce(settings, session.model, data)
+    before = export.measure_before(folder, session, validation, origin)
+    _loop(session, validation, data, folder)
+    return export.finish(folder, session, validation, data, before)
+
+
+def _plain_values(settings: TrainConfig) -> TrainConfig:
+    """The settings with everything that `auto`, 0 threads and --size stand for, as plain values."""
+    chosen = device.resolve_device(settings.run.device)
+    values: dict[str, Any] = {
+        "run.device": chosen,
+        "run.dtype": device.resolve_dtype(settings.run.dtype, chosen),
+        "run.threads": settings.run.threads or device.usable_cores(),
+    }
+    if settings.size is not None:
+        values |= sizing.from_depth(settings)
+    return config.with_values(settings, values)
+
+
+def _first_model(settings: TrainConfig, data: TrainingData, origin: Parent | None) -> LanguageModel:
+    """The model before step 0: the parent, or random weights."""
+    if origin:
+        return origin.model
+    shape, vocabulary = settings.model, data.tokenizer
+    end = vocabulary.end_of_text_id
+    built = architecture.find_config(shape.architecture).sized(
+        vocab_size=vocabulary.vocab_size,
+        context=shape.context,
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        dropout=shape.dropout,
+        tie_embeddings=shape.tie_embeddings,
+        bos_id=end,
+        eos_id=end,
+        pad_id=vocabulary.special_ids.get("<|pad|>", end),
+    )
+    return architecture.build(built, settings.run.seed, VOCABULARY_MULTIPLE)
+
+
+def _with_steps_in_budget(
+    settings: TrainConfig, data: TrainingData, origin: Parent | None, folder: RunFolder
+) -> TrainConfig:
+    """The settings with `run.max_steps` fixed so that the loop takes the time budget.
+
+    Measured on a throw-away session, so weights and random numbers of the run are untouched.
+    """
+    if settings.time_budget is None:
+        return settings
+    budget_s = config.parse_duration(settings.time_budget)
+    console.note(f"measuring how many steps fit into {settings.time_budget} ...")
+    model = _first_model(settings, data, origin)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()} if origin else None
+    session = Session(settings, model, data.train)
+    validation = data.validation_windows(settings.model.context, settings.run.device, session.engine.autocast)
+    costs = probe.measure(
+        budget_s, lambda i: session.train_step(), lambda windows: validation.measure(session.model, windows)
+    )
+    if origin and weights:
+        origin.model.load_state_dict(weights)
+    every, windows = settings.validation.every, min(settings.validation.sequences, validation.num_windows)
+    steps = probe.steps_in(budget_s, costs, every, windows, validation.num_windows)
+    console.note(f"{costs.step_s * 1000:.1f} ms a step: {steps} steps")
+    # Frozen as plain values: resuming and re-running measure nothing.
+    return config.with_values(settings, {"time_budget": None, "run.max_steps": steps})
+
+
+def _check_disk(settings: TrainConfig, model: LanguageModel, folder: RunFolder) -> None:
+    # Weights and two moments in float32 a checkpoint; one more while the oldest is not deleted yet, and the best.
+    each = 12 * model.num_parameters()
+    needed = each * (settings.run.keep_checkpoints + 2) + 4 * model.num_parameters()
+    require_disk(folder.path, needed, "the checkpoints and the model")
+
+
+def _announce(settings: TrainConfig, model: LanguageModel, data: TrainingData) -> None:
+    shape, tokens = settings.model, settings.batch.sequences * settings.model.context
+    count, steps = console.format_count, settings.run.max_steps
+    console.note(
+        f"{shape.architecture}, {count(model.num_parameters())} parameters: {shape.layers} layers, "
+        f"{shape.width} wide, {shape.heads} heads, context {shape.context}, {data.tokenizer.vocab_size} tokens"
+    )
+    console.note(
+        f"{count(steps)} steps of {count(tokens)} tokens = {count(float(steps * tokens))} tokens, "
+        f"{steps * tokens / data.train.num_tokens:.2f} times the training text ({settings.run.device}, "
+        f"{settings.run.dtype}, {settings.run.threads} threads, {settings.optim.optimizer})"
+    )
+
+
+def _loop(session: Session, validation: Validation, data: TrainingData, folder: RunFolder) -> None:
+    """Train until the last step; metrics, validation, samples and checkpoints on the way."""
+    settings, steps = session.config, session.config.run.max_steps
+    meter = Meter(session, data.tokens_per_byte)
+    with (
+        folder.stopping_politely(),
+        console.progress("pretraining", steps, "steps", session.counters.step) as bar,
+    ):
+        while session.counters.step < steps:
+            meter.tick()
+            result = session.train_step()
+            step = session.counters.step
+            if step == 1 and settings.init is None:
+                check_first_loss(result.loss, session.model.config.vocab_size)
+            if session.guard.judge(result, step) == "roll back":
+                _roll_back(session, folder)
+                bar.advance(session.counters.step - step + 1)
+                continue
+            is_last = step == steps
+            metrics = meter.after_step(result, meter.tick())
+            if step % settings.validation.every == 0 or is_last:
+                metrics |= _check(session, validation)
+            if metrics:
+                folder.log({"step": step} | metrics)
+            if settings.samples.every and (step % settings.samples.every == 0 or is_last):
+                _write_samples(session, data, folder)
+            bar.advance(1, meter.text)
+            meter.tick()
+            if step % settings.run.checkpoint_every == 0 or is_last or folder.stop_requested:
+                _save(session, folder)
+            if folder.stop_requested and not is_last:
+                raise folder.interrupted(step)
+
+
+def _check(session: Session, validation: Validation) -> dict[str, Any]:
+    """Held-out loss on a part of the validation text; remembers the best step that has a checkpoint."""
+    settings, counters = session.config, session.counters
+    held_out = validation.measure(session.model, settings.validation.sequences)
+    keeps = counters.step % settings.run.checkpoint_every == 0 or counters.step == settings.run.max_steps
+    if keeps and (counters.best_loss is None or held_out.loss < counters.best_loss):
+        counters.best_step, counters.best_loss = counters.step, held_out.loss
+    return {"validation_loss": held_out.loss, "validation_bits_per_byte": held_out.bits_per_byte}
+
+
+def _save(session: Session, folder: RunFolder) -> None:
+    with folder.checkpoint(session.counters.step) as partial:
+        session.save(partial)
+    checkpoints.prune(folder.checkpoints, session.config.run.keep_checkpoints, session.counters.best_step)
+
+
+def _roll_back(session: Session, folder: RunFolder) -> None:
+    """Take the run back to its last good checkpoint.
+
+    Raises:
+        RunFailed: there is none yet.
+    """
+    step = session.counters.step
+    good = checkpoints.newest_whole(folder.checkpoints) if folder.checkpoints.is_dir() else None
+    if good is None:
+        raise RunFailed(
+            f"step {step}: the loss went wrong before the first checkpoint; lower the learning rates "
+            "(--optim.learning-rate, --optim.muon-learning-rate) or lengthen --schedule.warmup"
+        )
+    session.roll_back(good)
+
+
+def _write_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:
+    """Let the model continue the fixed prompts, for samples.jsonl."""
+    wanted, step = session.config.samples, session.counters.step
+    texts = generation.continue_texts(
+        session.model,
+        data.tokenizer,
+        wanted.prompts,
+        generation.Sampling(max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature, seed=0),
+    )
+    for prompt, text in zip(wanted.prompts, texts, strict=True):
+        folder.log_sample({"step": step, "prompt": prompt, "text": text})

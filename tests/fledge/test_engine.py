@@ -1,0 +1,71 @@
+"""The plain engine."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fledge.engine import TorchEngine
+
+
+class Bigram(nn.Module):
+    """Ten tokens, each predicted from the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(10, 10))
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.table[ids_BT].flatten(0, 1), targets_BT.flatten())
+
+
+def engine(model: nn.Module, clip_norm: float = 0.0) -> TorchEngine:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return TorchEngine(model, optimizer, clip_norm, "cpu", torch.float32)
+
+
+def batch(rows: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    targets = torch.randint(0, 10, (rows, 6))
+    targets[: rows // 2, 2:] = -100  # the first rows have fewer targets
+    return torch.randint(0, 10, (rows, 6)), targets
+
+
+def test_accumulated_equals_whole_batch_token_for_token() -> None:
+    whole = Bigram()
+    parts = copy.deepcopy(whole)
+    ids, targets = batch(8)
+    one = engine(whole).step([(ids, targets)])
+    eight = engine(parts).step(list(zip(ids.split(1), targets.split(1), strict=True)))
+    torch.testing.assert_close(parts.table, whole.table, rtol=1e-6, atol=1e-7)
+    assert eight.loss == pytest.approx(one.loss, rel=1e-6)
+    assert eight.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
+
+
+def test_the_gradient_is_clipped_and_its_norm_reported_unclipped() -> None:
+    model = Bigram()
+    before = model.table.detach().clone()
+    result = engine(model, clip_norm=1e-3).step([batch(8)])
+    assert result.gradient_norm > 1e-3
+    # One SGD step of learning rate 0.5 on a gradient of norm 1e-3.
+    assert float((model.table.detach() - before).norm()) == pytest.approx(5e-4, rel=1e-3)
+
+
+def test_a_non_finite_step_changes_nothing() -> None:
+    model = Bigram()
+    with torch.no_grad():
+        model.table[3] = torch.nan
+    before = model.table.detach().clone()
+    result = engine(model, clip_norm=1.0).step([batch(8)])
+    assert not result.is_finite
+    assert torch.equal(model.table.nan_to_num(), before.nan_to_num())
+
+
+def test_learning_rates_are_shares_of_their_peaks() -> None:
+    subject = engine(Bigram())
+    assert subject.set_learning_rate(0.1) == pytest.approx(0.05)
+    assert subject.set_learning_rate(0.2) == pytest.approx(0.1)

@@ -1,0 +1,79 @@
+"""Guards: what they say and when."""
+
+import math
+
+import pytest
+
+from fledge.engine import StepResult
+from fledge.errors import RunError, RunFailed
+from pretrain.config import GuardConfig
+from pretrain.guards import LossGuard, check_first_loss, memory_errors
+
+NAN = StepResult(math.nan, math.nan, is_finite=False)
+
+
+def good(loss: float) -> StepResult:
+    return StepResult(loss, 1.0, is_finite=True)
+
+
+def test_a_first_loss_near_ln_v_passes() -> None:
+    check_first_loss(math.log(1000) + 0.3, 1000)
+
+
+@pytest.mark.parametrize("loss", [math.log(1000) + 1, 2.0, math.nan])
+def test_another_first_loss_stops_the_run(loss: float) -> None:
+    with pytest.raises(RunFailed, match=r"step 0: the first loss is .* ln V = 6\.908"):
+        check_first_loss(loss, 1000)
+
+
+def test_non_finite_steps_are_skipped_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    guard = LossGuard(GuardConfig(max_skips=2))
+    assert [guard.judge(NAN, step) for step in (1, 2)] == ["go on", "go on"]
+    assert guard.skipped == 2
+    assert "step 2: loss nan, gradient norm nan; update skipped" in capsys.readouterr().err
+
+
+def test_persistent_non_finite_steps_roll_back_then_fail() -> None:
+    guard = LossGuard(GuardConfig(max_skips=0, max_rollbacks=1))
+    assert guard.judge(NAN, 1) == "roll back"
+    with pytest.raises(RunFailed, match="step 2: 2 non-finite steps in a row, and 1 roll-backs did not help"):
+        guard.judge(NAN, 2)
+
+
+def test_a_finite_step_ends_the_row() -> None:
+    guard = LossGuard(GuardConfig(max_skips=1))
+    assert [guard.judge(r, i) for i, r in enumerate((NAN, good(3), NAN, good(3)))] == ["go on"] * 4
+
+
+def test_a_spike_rolls_back_and_a_slow_rise_does_not() -> None:
+    guard = LossGuard(GuardConfig(spike=1.5))
+    assert guard.judge(good(3.0), 1) == "go on"
+    assert guard.judge(good(4.4), 2) == "go on"
+    assert guard.judge(good(4.6), 3) == "roll back"
+
+
+def test_state_survives_a_checkpoint_and_rollbacks_keep_counting() -> None:
+    guard = LossGuard(GuardConfig(max_skips=0))
+    guard.judge(good(3.0), 1)
+    state = guard.state()
+    guard.judge(NAN, 2)
+    guard.restore(state)
+    assert (guard.mean, guard.skipped_in_a_row, guard.rollbacks) == (3.0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("microbatch", "sequences", "advice"),
+    [
+        (16, 16, "use --batch.microbatch 8"),
+        (9, 9, "use --batch.microbatch 3"),
+        (1, 4, "use a smaller --model"),
+    ],
+)
+def test_out_of_memory_names_the_batch_to_use(microbatch: int, sequences: int, advice: str) -> None:
+    with pytest.raises(RunError, match=advice), memory_errors(microbatch, sequences):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(1, 1):
+        raise RuntimeError("shape mismatch")
