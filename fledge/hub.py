@@ -1,7 +1,9 @@
 """Hub names: what is taken for `owner/name` on the Hugging Face hub, and what is a mistyped path."""
 
 import difflib
+import os
 import re
+import sys
 from pathlib import Path
 
 # Hub names without an owner, as old as the hub; every other bare word is taken for a path.
@@ -30,3 +32,11 @@ def suggestion(path: str | Path) -> str:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, 1)
     return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def go_online() -> None:
+    """Let the Hugging Face libraries use the network: called only where the user gave a hub name."""
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    for module in ("huggingface_hub.constants", "datasets.config"):  # read the variable when imported
+        if module in sys.modules:
+            vars(sys.modules[module])["HF_HUB_OFFLINE"] = False

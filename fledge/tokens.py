@@ -199,6 +199,7 @@ def _layout(folder: Path) -> str | None:
 
 
 def _download(name: str) -> Path:
+    hub.go_online()
     from huggingface_hub import snapshot_download
 
     patterns = ["tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*"]

@@ -1,0 +1,380 @@
+"""Documents for pretraining and tokenizers: a stream of texts from any source, in constant memory.
+
+A .txt, .md or .html file is one document; every other format has one document a row, in a field named `text`
+unless another is chosen. Rows that can't be read are counted and told to the caller; too many stop the run.
+"""
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
+
+from fledge import hub
+from fledge.data import sources as src
+from fledge.data.sources import Source
+from fledge.errors import DataError
+
+# A longer text file comes in parts of about this size, so that memory does not grow with it.
+PART_BYTES = 4 << 20
+_ROWS_BEFORE_STOPPING = 1000  # a bad share of fewer rows says little; it is judged at the end
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document, or one part of a long text file."""
+
+    text: str
+    source: str
+    position: int  # line or row from 1; 1 for a file that is one document
+    digest: bytes  # 16 bytes of BLAKE2b over the whole document's UTF-8
+    num_bytes: int  # UTF-8 bytes of `text`
+    is_last_part: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row or file that is no usable document, and why."""
+
+    source: str
+    position: int
+    reason: str  # a few fixed wordings, so that they can be counted
+    detail: str = ""  # what in this row is wrong, what to do
+    excerpt: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.position}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+class Cursor(NamedTuple):
+    """How far a reader has come: so many items (documents, parts, rejects) of the source with this number."""
+
+    source: int = 0
+    items: int = 0
+
+
+def digest(text: bytes) -> bytes:
+    """16 bytes that stand for a text in deduplication and in the split."""
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+class TextReader:
+    """Reads documents from sources one after the other, counting what is bad.
+
+    Args:
+        text_field: the field or column that holds the text of a row.
+        is_html: whether that field holds HTML pages, of which the main text is kept.
+        max_bad_share: of all rows; more bad rows than that stop the run.
+        on_reject: told each bad row.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        text_field: str = "text",
+        is_html: bool = False,
+        max_bad_share: float = 0.01,
+        on_reject: Callable[[Reject], None] | None = None,
+    ) -> None:
+        self.sources = list(sources)
+        self.cursor = Cursor()
+        self.num_rows = self.num_bad = self._size_bytes_read = 0
+        self._text_field, self._is_html = text_field, is_html
+        self._max_bad_share, self._on_reject = max_bad_share, on_reject
+        self._first_bad: Reject | None = None
+        self._raw: IO[bytes] | None = None
+
+    def documents(self, start: Cursor = Cursor()) -> Iterator[Document]:  # noqa: B008 (a constant)
+        """The documents from a cursor on; `self.cursor` always stands behind the last one given.
+
+        Raises:
+            DataError: a source can't be read, or the share of bad rows is too high.
+        """
+        self._size_bytes_read = sum(source.size_bytes for source in self.sources[: start.source])
+        for number in range(start.source, len(self.sources)):
+            skipped = start.items if number == start.source else 0
+            for items, item in enumerate(self._items(self.sources[number]), 1):
+                if items <= skipped:
+                    continue
+                self.cursor = Cursor(number, items)
+                if isinstance(item, Reject):
+                    self._count_bad(item)
+                else:
+                    self.num_rows += item.is_last_part
+                    yield item
+            self._raw = None
+            self._size_bytes_read += self.sources[number].size_bytes
+        self._check_share()
+
+    @property
+    def size_bytes_done(self) -> int:
+        """Stored bytes of the sources that have been read, for progress."""
+        here = 0 if self._raw is None or self._raw.closed else self._raw.tell()
+        return self._size_bytes_read + here
+
+    def _count_bad(self, reject: Reject) -> None:
+        self.num_rows += 1
+        self.num_bad += 1
+        self._first_bad = self._first_bad or reject
+        if self._on_reject:
+            self._on_reject(reject)
+        if self.num_rows >= _ROWS_BEFORE_STOPPING:
+            self._check_share()
+
+    def _check_share(self) -> None:
+        if self.num_bad > self._max_bad_share * self.num_rows:
+            raise DataError(
+                f"{self._first_bad}; {self.num_bad} of {self.num_rows} rows are bad, more than the share of "
+                f"{self._max_bad_share:g} that is passed over: mend them or raise --max-bad-share"
+            )
+
+    def _items(self, source: Source) -> Iterator[Document | Reject]:
+        if source.kind != "file":
+            rows = _hub_rows(source) if source.kind == "hub" else _village_rows(source)
+            yield from (self._from_row(source, number, row) for number, row in enumerate(rows, 1))
+            return
+        if source.format == "parquet":
+            rows = _parquet_rows(source, self._text_field)
+            yield from (self._from_row(source, number, row) for number, row in enumerate(rows, 1))
+            return
+        stream, self._raw = src.open_source(source)
+        with stream, self._raw:
+            yield from _READERS[source.format](self, source, stream)
+
+    def _from_row(self, source: Source, position: int, row: Any) -> Document | Reject:
+        """The document in a row of fields, or why there is none."""
+        field = self._text_field
+        if not isinstance(row, dict):
+            return Reject(source.name, position, "not an object", 'expected {"text": ...}', str(row)[:200])
+        if field not in row:
+            known = ", ".join(map(str, row)) or "none"
+            return Reject(
+                source.name, position, f"no field '{field}'", f"fields: {known}; choose with --text-field"
+            )
+        text = row[field]
+        if not isinstance(text, str):
+            return Reject(source.name, position, f"'{field}' is not text", f"it is {type(text).__name__}")
+        if self._is_html:
+            return self._from_html(source, position, text)
+        return _document(source, position, text)
+
+    def _from_html(self, source: Source, position: int, page: str) -> Document | Reject:
+        import trafilatura
+
+        text = trafilatura.extract(page, include_comments=False) if page.strip() else None
+        if not text:
+            return Reject(source.name, position, "no main text in the page", "", page[:200])
+        return _document(source, position, text)
+
+    def _json_lines(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
+        for number, line in src.lines(source, stream):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                yield _not_utf8(source, number, error, 0)
+            except (ValueError, RecursionError) as error:
+                yield Reject(
+                    source.name, number, "broken JSON", str(error), line[:200].decode("utf-8", "replace")
+                )
+            else:
+                yield self._from_row(source, number, row)
+
+    def _json(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
+        """A list of objects; or, where it is none, one object a line."""
+        if not _begins_list(source, stream):
+            yield from self._json_lines(source, stream)
+            return
+        content = b"".join(src.blocks(source, stream, PART_BYTES))
+        try:
+            rows = json.loads(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(str(_not_utf8(source, 1, error, 0))) from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{source.name}: broken JSON ({error}); mend it, or write one object a line"
+            ) from None
+        yield from (self._from_row(source, number, row) for number, row in enumerate(rows, 1))
+
+    def _table(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
+        """CSV with quotes, or TSV without, below a line of column names."""
+        csv.field_size_limit(1 << 30)
+        encoded = (line for _, line in src.lines(source, stream))
+        try:
+            text = (
+                line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(encoded)
+            )
+            style: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.format == "tsv" else {}
+            table = csv.DictReader(text, **style)
+            for row in table:
+                row.pop(None, None)
+                yield self._from_row(source, table.line_num, row)
+        except UnicodeDecodeError as error:
+            raise DataError(str(_not_utf8(source, table.line_num + 1, error, 0))) from None
+        except csv.Error as error:
+            raise DataError(
+                f"{source.name}:{table.line_num}: broken table ({error}); mend that line"
+            ) from None
+
+    def _page(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
+        try:
+            page = b"".join(src.blocks(source, stream, PART_BYTES)).decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield _not_utf8(source, 1, error, 0)
+        else:
+            yield self._from_html(source, 1, page)
+
+    def _whole_file(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
+        """A text file as one document, byte for byte; in parts, cut at line ends, if it is long."""
+        checked = _check_text(source, stream)
+        if isinstance(checked, Reject | Document):
+            yield checked
+            return
+        again, self._raw = src.open_source(source)
+        with again, self._raw:
+            for text, is_last in _parts(source, again):
+                yield Document(text, source.name, 1, checked, len(text.encode()), is_last)
+
+
+_READERS: dict[str, Callable[[TextReader, Source, io.BufferedReader], Iterator[Document | Reject]]] = {
+    "text": TextReader._whole_file,
+    "jsonl": TextReader._json_lines,
+    "json": TextReader._json,
+    "csv": TextReader._table,
+    "tsv": TextReader._table,
+    "html": TextReader._page,
+}
+
+
+def _document(source: Source, position: int, text: str) -> Document | Reject:
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:  # JSON may write half of a surrogate pair
+        return Reject(source.name, position, "not UTF-8", f"lone surrogate at character {error.start}")
+    return Document(text, source.name, position, digest(encoded), len(encoded))
+
+
+def _check_text(source: Source, stream: io.BufferedReader) -> Document | Reject | bytes:
+    """Read a text file: the document if it is short, what is wrong with it, or the digest of a long one."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    hasher = hashlib.blake2b(digest_size=16)
+    size, start = 0, ""
+    for block in src.blocks(source, stream, PART_BYTES):
+        if size == 0 and b"\0" in block[:8192]:
+            return Reject(source.name, 1, "binary, not text", "leave it out")
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError as error:
+            return _not_utf8(source, 1, error, size + len(block) - len(error.object))
+        start = start + text if size < PART_BYTES else ""
+        hasher.update(block)
+        size += len(block)
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        return _not_utf8(source, 1, error, size - len(error.object))
+    return Document(start, source.name, 1, hasher.digest(), size) if size <= PART_BYTES else hasher.digest()
+
+
+def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
+    try:
+        return stream.peek(1024).lstrip()[:1] == b"["
+    except src.damage_errors() as error:
+        raise src.damaged(source, "0 bytes", error) from None
+
+
+def _parts(source: Source, stream: io.BufferedReader) -> Iterator[tuple[str, bool]]:
+    """The text of a stream in parts of about PART_BYTES, and whether each is the last."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    pending = ""
+    for block in src.blocks(source, stream, PART_BYTES):
+        pending += decoder.decode(block)
+        cut = safe_cut(pending)
+        if cut:
+            yield pending[:cut], False
+            pending = pending[cut:]
+    yield pending, True
+
+
+def safe_cut(text: str) -> int:
+    """The last place where a text can be cut without changing its tokens; 0 if there is none.
+
+    Behind a single line end between two signs that are no space; where a text has none, before a space between
+    two letters. GPT-style pre-splits reach over neither, so both sides tokenise as they do together.
+    """
+    for pattern in (r"(?<=\S\n)(?=\S)", r"(?<=[A-Za-z])(?= [A-Za-z])"):
+        tail = max(0, len(text) - (1 << 16))
+        cuts = [match.start() for match in re.finditer(pattern, text[tail:])]
+        if cuts:
+            return tail + cuts[-1]
+    return 0
+
+
+def pieces(text: str, size: int) -> Iterator[str]:
+    """Cut a text at line ends into pieces of about `size` characters (more where a line is longer)."""
+    start = 0
+    while len(text) - start > size:
+        end = text.find("\n", start + size)
+        while 0 <= end < len(text) - 1 and text[end + 1].isspace():
+            end = text.find("\n", end + 1)
+        if end < 0 or end == len(text) - 1:
+            break
+        yield text[start : end + 1]
+        start = end + 1
+    if start < len(text):
+        yield text[start:]
+
+
+def _not_utf8(source: Source, position: int, error: UnicodeDecodeError, offset: int) -> Reject:
+    byte = error.object[error.start]
+    return Reject(
+        source.name,
+        position,
+        "not UTF-8",
+        f"byte 0x{byte:02x} at offset {offset + error.start}; convert it, for example with iconv",
+        error.object[max(0, error.start - 40) : error.start + 40].decode("utf-8", "replace"),
+    )
+
+
+def _parquet_rows(source: Source, field: str) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(source.path) as file:
+            if field not in file.schema_arrow.names:
+                known = ", ".join(file.schema_arrow.names)
+                raise DataError(
+                    f"{source.name}: no column '{field}'; columns: {known}; choose with --text-field"
+                )
+            for batch in file.iter_batches(batch_size=256, columns=[field]):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{source.name}: damaged parquet file ({error}); download it again") from None
+
+
+def _hub_rows(source: Source) -> Iterator[dict[str, Any]]:
+    """The rows of `owner/name[:subset]`, split `train`, streamed."""
+    hub.go_online()
+    import datasets
+
+    name, _, subset = source.name.partition(":")
+    try:
+        yield from datasets.load_dataset(name, subset or None, split="train", streaming=True)
+    except Exception as error:  # the library and its transports have dozens of classes
+        reason = str(error).strip().split("\n")[0][:200]
+        raise DataError(
+            f"{source.name}: no such path here, and the hub can't give it ({reason}); "
+            "check the name and the connection"
+        ) from None
+
+
+def _village_rows(source: Source) -> Iterator[dict[str, Any]]:
+    from fledge.village import spec
+
+    yield from spec.rows(source.name)
