@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig, checked_duration
+from tokenizer.config import TextInputConfig
 
 
 class ModelConfig(Config):
@@ -182,3 +183,59 @@ class SampleConfig(CommandConfig):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: cuda, else mps, else cpu"
     )
+
+
+class PrepareConfig(TextInputConfig):
+    """Turn text into token shards, ready for training.
+
+    Reads what `fledge tokenizer train` reads; streams, so memory stays constant however much there is.
+    """
+
+    stage: ClassVar[str] = "pretrain"
+    command: ClassVar[str] = "prepare"
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {
+        "threads": "any",
+        "checkpoint_megabytes": "any",
+    }
+
+    tokenizer: str = Field(description="a tokenizer run, a model folder, GPT-2's own files or a hub name")
+    validation_input: list[str] = Field([], description="text to hold out, instead of a share of the input")
+    validation_share: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="of the text to hold out, by a hash of its content",
+        json_schema_extra={"unit": "ratio"},
+    )
+    validation_tail: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="hold out the last share of a single text instead",
+        json_schema_extra={"unit": "ratio"},
+    )
+    min_bytes: int = Field(
+        8, ge=0, description="shorter documents are rejected", json_schema_extra={"unit": "bytes"}
+    )
+    encoder: Literal["auto", "tiktoken", "tokenizers"] = Field(
+        "auto", description="auto: tiktoken where its ids are proven equal on a sample, else tokenizers"
+    )
+    threads: int = Field(0, ge=0, description="that encode; 0: one a core")
+    checkpoint_megabytes: float = Field(
+        64, gt=0, description="text between checkpoints", json_schema_extra={"unit": "MB"}
+    )
+    split: Literal["auto", "documents", "pieces", "tail", "input"] = Field(
+        "auto", description="what is held out by; auto: as the other options say, and printed"
+    )
+    piece_characters: int = Field(
+        0, ge=0, description="set by the run: pieces of the split", json_schema_extra={"unit": "characters"}
+    )
+    train_characters: int = Field(
+        0, ge=0, description="set by the run: where the tail begins", json_schema_extra={"unit": "characters"}
+    )
+
+    @model_validator(mode="after")
+    def _has_one_way_to_split(self) -> "PrepareConfig":
+        if self.validation_input and self.validation_tail is not None:
+            raise ValueError("--validation-input and --validation-tail exclude each other")
+        return self
