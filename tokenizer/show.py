@@ -1,0 +1,144 @@
+"""`fledge tokenizer show`: text as tokens, in colour."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from fledge import console
+from fledge.data import sources as src
+from fledge.data.text import TextReader
+from fledge.errors import DataError
+from fledge.tokens import TextTokenizer
+from tokenizer.chat import has_generation_blocks, render
+from tokenizer.config import ShowConfig
+
+# Backgrounds that take turns, so that token borders show; readable on dark and on light terminals.
+_COLOURS = ("\x1b[30;48;5;153m", "\x1b[30;48;5;223m", "\x1b[30;48;5;157m", "\x1b[30;48;5;225m")
+_SUPERVISED, _RESET = "\x1b[30;48;5;120m", "\x1b[0m"
+
+
+def run(config: ShowConfig) -> dict[str, Any]:
+    """Print texts and conversations as tokens; the totals are the result."""
+    tokenizer = TextTokenizer.from_folder(config.tokenizer)
+    totals = {"texts": 0, "tokens": 0, "bytes": 0, "supervised": 0}
+    for title, text in _texts(config):
+        ids = tokenizer.encode(text)
+        _print_title(title)
+        _print_tokens(tokenizer, ids, [False] * len(ids), config.max_tokens, shows_ids=True)
+        size = len(text.encode())
+        console.result(f"{len(ids)} tokens, {size} bytes, {size / max(1, len(ids)):.2f} bytes/token")
+        totals["texts"] += 1
+        totals["tokens"] += len(ids)
+        totals["bytes"] += size
+    if config.chat is not None:
+        _show_chat(tokenizer, config, totals)
+    return totals
+
+
+def _texts(config: ShowConfig) -> Iterator[tuple[str, str]]:
+    if config.text is not None:
+        yield "text", config.text
+    for source in src.expand(config.input) if config.input else []:
+        reader = TextReader([source], config.text_field)
+        for document in islice(reader.documents(), config.max_rows):
+            yield f"{document.source}:{document.position}", document.text
+
+
+def _show_chat(tokenizer: TextTokenizer, config: ShowConfig, totals: dict[str, int]) -> None:
+    """Print conversations with the learned tokens coloured, and how many those are.
+
+    Raises:
+        DataError: nothing or everything would be learned, or there are no conversations.
+    """
+    if not has_generation_blocks(tokenizer.chat_template or ""):
+        console.warn("the chat template has no {% generation %} blocks: nothing in it can be learned")
+    for title, messages in islice(_conversations(str(config.chat)), config.max_rows):
+        chat = render(tokenizer, messages)
+        _print_title(title)
+        _print_tokens(tokenizer, chat.ids, chat.is_supervised, config.max_tokens)
+        learned = sum(chat.is_supervised)
+        console.result(f"{len(chat.ids)} tokens, {learned} learned ({learned / max(1, len(chat.ids)):.0%})")
+        if learned in (0, len(chat.ids)):
+            console.warn(f"{title}: {'nothing' if not learned else 'everything'} here would be learned")
+        totals["texts"] += 1
+        totals["tokens"] += len(chat.ids)
+        totals["supervised"] += learned
+    if not totals["texts"]:
+        raise DataError(f"{config.chat}: no conversations in it")
+
+
+def _conversations(path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The conversations of a JSON or JSON lines file.
+
+    Raises:
+        DataError: a row is no conversation; names the line.
+    """
+    (source,) = src.expand([path])[:1]
+    stream, raw = src.open_source(source)
+    with stream, raw:
+        if source.format == "json":
+            try:
+                rows = enumerate(json.loads(stream.read()), 1)
+            except ValueError as error:
+                raise DataError(f"{path}: broken JSON ({error})") from None
+            yield from ((f"{path}:{number}", _messages(path, number, row)) for number, row in rows)
+            return
+        for number, line in src.lines(source, stream):
+            if not line.isspace():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: broken JSON ({error})") from None
+                yield f"{path}:{number}", _messages(path, number, row)
+
+
+def _messages(path: str, number: int, row: Any) -> list[dict[str, Any]]:
+    messages = row.get("messages") if isinstance(row, dict) else row
+    if not isinstance(messages, list):
+        raise DataError(f'{path}:{number}: no conversation; expected {{"messages": [...]}}')
+    return messages
+
+
+def _print_title(title: str) -> None:
+    console.result(f"--- {title}")
+
+
+def _print_tokens(
+    tokenizer: TextTokenizer,
+    ids: list[int],
+    is_supervised: list[bool],
+    max_tokens: int,
+    shows_ids: bool = False,
+) -> None:
+    names = {number: name for name, number in tokenizer.special_ids.items()}
+    table = tokenizer.token_bytes()
+    pieces = [names.get(number) or printable(table[number]) for number in ids[:max_tokens]]
+    if _has_colours():
+        painted = (
+            f"{_SUPERVISED if learned else _COLOURS[place % 4] if shows_ids else ''}{piece}{_RESET}"
+            for place, (piece, learned) in enumerate(zip(pieces, is_supervised, strict=False))
+        )
+        console.result("".join(painted).replace("\\n", f"\\n{_RESET}\n"))
+    else:
+        marked = (f"[{p}]" if learned else p for p, learned in zip(pieces, is_supervised, strict=False))
+        console.result("|".join(marked))
+    if shows_ids:
+        console.result(" ".join(str(number) for number in ids[:max_tokens]))
+    if len(ids) > max_tokens:
+        console.result(f"... {len(ids) - max_tokens} more (--max-tokens)")
+
+
+def printable(piece: bytes) -> str:
+    """A token to be read: text where it is text, \\x.. where it is part of a character, \\n for line ends."""
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in piece)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _has_colours() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
