@@ -175,7 +175,7 @@ class TextReader:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
             except UnicodeDecodeError as error:
                 yield _not_utf8(source, number, error, 0)
             except (ValueError, RecursionError) as error:

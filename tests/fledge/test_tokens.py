@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from fledge.errors import ModelError
 from fledge.tokens import SPECIAL_TOKENS, TextTokenizer, byte_alphabet, default_chat_template
 
-TEXT = "It was a dark night; the rain fell. It wasn't the first 1234 nights.\n\n  caf\u00e9 \u4f60\u597d\n" * 20
+TEXT = (
+    "It was a dark night; the rain fell. It wasn't the first 1234 nights.\n\n  caf\u00e9 \u4f60\u597d\n" * 20
+)
 
 
 def make(vocab_size: int = 300) -> TextTokenizer:
@@ -169,6 +171,6 @@ def test_a_folder_without_tokenizer_lists_what_was_looked_for(tmp_path: Path) ->
 @pytest.mark.parametrize("content", ["", "{", '{"model": 3}'])
 def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ModelError, match="damaged tokenizer|can't be read") as caught:
+    with pytest.raises(ModelError, match=r"damaged tokenizer|can't be read") as caught:
         TextTokenizer.from_folder(tmp_path)
     assert "\n" not in str(caught.value)
