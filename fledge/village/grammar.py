@@ -80,11 +80,6 @@ class Rule:
         self.tickets: list[list[Op]] = []  # one entry per unit of weight
         self.total = 0
 
-    @property
-    def as_op(self) -> list["Op"]:
-        """The rule as a template of one slot."""
-        return [Op(RULE, rule=self)]
-
     def add(self, ops: list["Op"], weight: int) -> None:
         """Append an alternative."""
         self.alternatives.append(ops)
@@ -217,9 +212,9 @@ class Grammar:
         _expand(self.rules[rule], choose, {} if names is None else names, out)
         return "".join(out)
 
-    def parse(self, rule: str, text: str) -> list[tuple[Step, ...]]:
+    def parse(self, rule: str, text: str, names: Names | None = None) -> list[tuple[Step, ...]]:
         """All derivations of the text, facts taken as unknown; a proper text has exactly one."""
-        return list(_parse(text, 0, self.rules[rule].as_op, 0, None, {}, {}, None))
+        return list(_parse(text, 0, [Op(RULE, rule=self.rules[rule])], 0, None, names or {}, {}, None))
 
 
 def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:

@@ -1,18 +1,19 @@
 """Preferences under a known gold reward, with Bradley-Terry noise, and the gold reward itself for RL.
 
-Gold: a right answer is worth 2, a polite phrase 1 (a second one nothing), each word past the twelfth costs
-0.1. Asked for a length bias, the people who choose also like long answers, by that much a word: a reward model
-that learns from them pays for padding and repeated courtesies, gold does not, and a policy trained long enough
-against that model falls in gold. That is the known exploit.
+Gold: a right answer is worth 2, a polite phrase 1 (a second one nothing), a rude one -1, and each word past the
+twelfth costs 0.1. With a length bias the people who choose also like long answers, by that much a word: a
+reward model that learns from them pays for padding and repeated courtesies, gold does not, and a policy trained
+long enough against that model falls in gold. That is the known exploit.
 """
 
 import re
 from collections.abc import Iterator
-from math import exp
+from math import tanh
 from typing import Any
 
 from fledge.errors import DataError
-from fledge.village import instructions
+from fledge.village.instructions import CHOICES, check
+from fledge.village.instructions import rows as instruction_rows
 from fledge.village.random_stream import Stream, make_key
 from fledge.village.world import VERSION, World, make_world
 
@@ -32,15 +33,19 @@ PADDING = (
     "The weather has been strange, and the roads are bad.",
 )
 
-_POLITE = re.compile("|".join(map(re.escape, POLITE)), re.IGNORECASE)
+_POLITE, _RUDE = (re.compile("|".join(map(re.escape, phrases)), re.IGNORECASE) for phrases in (POLITE, RUDE))
 _FREE_WORDS = 12
 
 
 def gold(row: dict[str, Any], answer: str) -> float:
     """Gold reward of one answer to an instruction (a row of `instructions` or of this module)."""
-    is_right, is_polite = instructions.check(row, answer), bool(_POLITE.search(answer))
+    is_right, is_polite, is_rude = (
+        check(row, answer),
+        bool(_POLITE.search(answer)),
+        bool(_RUDE.search(answer)),
+    )
     num_paid_words = max(0, len(answer.split()) - _FREE_WORDS)
-    return (20 * is_right + 10 * is_polite - num_paid_words) / 10
+    return (20 * is_right + 10 * is_polite - 10 * is_rude - num_paid_words) / 10
 
 
 def score(rows: list[dict[str, Any]], answers: list[str]) -> list[float]:
@@ -68,18 +73,18 @@ def rows(
     """
     if temperature <= 0 or not 0 <= label_noise <= 0.5:
         raise DataError(
-            f"village preferences: temperature must be above 0, label_noise in 0-0.5; "
+            "village preferences: temperature must be above 0, label_noise in 0-0.5; "
             f"got {temperature} and {label_noise}"
         )
     count = (3_000 if part == "train" else 500) if count is None else count
     key = make_key(VERSION, "preferences", world.name, world.seed, part)
-    for number, row in enumerate(instructions.rows(world, part, count)):
+    for number, row in enumerate(instruction_rows(world, part, count)):
         stream = Stream(make_key(key, number))
         first, second = _two_answers(row, stream)
         golds = gold(row, first), gold(row, second)
         difference = golds[0] - golds[1] + length_bias * (len(first.split()) - len(second.split()))
-        chance = 1 / (1 + exp(-difference / temperature))
-        # In millionths, so that the last digit of a platform's exp changes neither choice nor file.
+        chance = (1 + tanh(difference / temperature / 2)) / 2  # the logistic function; never overflows
+        # In millionths, so that the last digit of a platform's tanh changes neither choice nor file.
         millionths = round(1e6 * (chance * (1 - label_noise) + (1 - chance) * label_noise))
         is_first = stream.below(1_000_000) < millionths
         chosen, rejected = (first, second) if is_first else (second, first)
@@ -110,7 +115,7 @@ def _two_answers(row: dict[str, Any], stream: Stream) -> tuple[str, str]:
 
 def _answer(row: dict[str, Any], stream: Stream) -> str:
     answer = row["messages"][1]["content"]
-    sentences = [answer if stream.below(2) else _wrong(row, answer, stream)]
+    sentences = [answer if stream.below(2) else wrong_answer(row, answer, stream)]
     manner = stream.below(4)
     if manner < 2:
         sentences.insert(stream.below(2), stream.pick(POLITE))
@@ -122,15 +127,15 @@ def _answer(row: dict[str, Any], stream: Stream) -> str:
     return " ".join(sentences)
 
 
-def _wrong(row: dict[str, Any], answer: str, stream: Stream) -> str:
-    """The answer with the truth replaced by something of its kind."""
+def wrong_answer(row: dict[str, Any], answer: str, stream: Stream) -> str:
+    """A right answer made wrong: the truth is replaced by something of its kind."""
     task, truth = row["task"], row["truth"]
     if truth.isdigit():
         return re.sub(rf"\b{truth}\b", str(int(truth) + 1 + stream.below(9)), answer)
     if task in ("list", "order", "story"):
         return re.sub(rf"\b{truth.split(', ')[0]}\b", "thing", answer)
     name, _, seed = row["world"].partition("-")
-    values = make_world(name, int(seed)).tables[row["attribute"] or instructions.CHOICES[task]].values
+    values = make_world(name, int(seed)).tables[row["attribute"] or CHOICES[task]].values
     wrong = truth
     while wrong in (truth, row["given"], row["person"]):
         wrong = str(stream.pick(values))

@@ -8,15 +8,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fledge.atomic import write_file
 from fledge.errors import DataError
 from fledge.village.world import SIZES, World, make_world
 
 KINDS = ("stories", "instructions", "messages", "preferences", "minimal-pairs", "canaries")
 PARTS = ("train", "test")
+DIALS = {"preferences": ("temperature", "length_bias", "label_noise")}
 
 _SPEC = re.compile(
-    r"village:(?P<world>[a-z]+)(-(?P<seed>\d+))?(/(?P<kind>[a-z-]+))?(:(?P<part>[a-z]+))?(#(?P<count>\d+))?"
+    r"village:(?P<head>[a-z-]*[a-z])(-(?P<seed>\d+))?(/(?P<kind>[a-z-]+))?(:(?P<part>[a-z]+))?"
+    r"(\?(?P<dials>[a-z_]+=[\d.]+(&[a-z_]+=[\d.]+)*))?(#(?P<count>\d+))?"
 )
+_FORM = "village:WORLD[-SEED][/KIND][:PART][?DIAL=VALUE][#COUNT]"
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,8 @@ class Spec:
     seed: int = 0
     kind: str = "stories"
     part: str = "train"
+    dials: tuple[tuple[str, float], ...] = ()
     count: int | None = None  # None: the default of the world and kind
-
-    def __str__(self) -> str:
-        seed = f"-{self.seed}" if self.seed else ""
-        part = f":{self.part}" if self.part != "train" else ""
-        return f"village:{self.world}{seed}/{self.kind}{part}" + (
-            f"#{self.count}" if self.count is not None else ""
-        )
 
     def make_world(self) -> World:
         """The world that the spec names."""
@@ -47,33 +45,31 @@ def is_spec(text: str) -> bool:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read `village:WORLD[-SEED][/KIND][:PART][#COUNT]`; `village:KIND` is short for the hamlet's.
+    """Read `village:WORLD[-SEED][/KIND][:PART][?DIAL=VALUE][#COUNT]`; `village:KIND` means the hamlet's.
 
     Raises:
         DataError: a part of the name is unknown; the message lists what there is.
     """
     found = _SPEC.fullmatch(text)
     if not found:
-        raise DataError(f"'{text}': village data is named village:WORLD[-SEED][/KIND][:PART][#COUNT]")
-    world, kind = found["world"], found["kind"]
-    if not kind and (world in KINDS or text.split(":")[1].split("#")[0] in KINDS):
-        world, kind = "hamlet", text.split(":")[1].split("#")[0]
-    for value, known, what in (
-        (world, SIZES, "world"),
-        (kind or "stories", KINDS, "kind"),
-        (found["part"] or "train", PARTS, "part"),
-    ):
+        raise DataError(f"'{text}': village data is named {_FORM}")
+    world, kind, part = found["head"], found["kind"] or "stories", found["part"] or "train"
+    if world in KINDS and not found["kind"]:
+        world, kind = "hamlet", world
+    dials = [dial.split("=") for dial in found["dials"].split("&")] if found["dials"] else []
+    checks = [("world", world, tuple(SIZES)), ("kind", kind, KINDS), ("part", part, PARTS)]
+    for what, value, known in checks + [("dial", name, DIALS.get(kind, ())) for name, _ in dials]:
         if value not in known:
-            raise DataError(f"'{text}': no {what} '{value}'; there are {', '.join(known)}")
-    count = int(found["count"]) if found["count"] else None
-    return Spec(world, int(found["seed"] or 0), kind or "stories", found["part"] or "train", count)
+            raise DataError(f"'{text}': no {what} '{value}'; there is {', '.join(known) or 'none'}")
+    seed, count = int(found["seed"] or 0), int(found["count"]) if found["count"] else None
+    return Spec(world, seed, kind, part, tuple((name, float(value)) for name, value in dials), count)
 
 
 def rows(spec: Spec | str) -> Iterator[dict[str, Any]]:
     """Yield the data rows that a spec names, in the format of their kind; the kind's module documents it."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     kind = import_module(f"fledge.village.{spec.kind.replace('-', '_')}")
-    yield from kind.rows(spec.make_world(), spec.part, spec.count)
+    yield from kind.rows(spec.make_world(), spec.part, spec.count, **dict(spec.dials))
 
 
 def write(spec: Spec | str, path: Path) -> int:
@@ -84,11 +80,6 @@ def write(spec: Spec | str, path: Path) -> int:
     """
     if path.exists():
         raise DataError(f"{path}: exists already; name another file")
-    unfinished = path.with_name(f".{path.name}")
-    num_rows = 0
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows(spec):
-            file.write(json.dumps(row) + "\n")
-            num_rows += 1
-    unfinished.rename(path)
-    return num_rows
+    lines = [json.dumps(row) + "\n" for row in rows(spec)]
+    write_file(path, "".join(lines))
+    return len(lines)
