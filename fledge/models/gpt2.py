@@ -95,6 +95,16 @@ class Config(ModelConfig):
         }
 
 
+# OpenAI's four sizes, and the one that Sanh et al. 2019 distilled from the first; all with 1,024 positions.
+RELEASED = {
+    "gpt2": {"layers": 12, "width": 768, "heads": 12},
+    "gpt2-medium": {"layers": 24, "width": 1024, "heads": 16},
+    "gpt2-large": {"layers": 36, "width": 1280, "heads": 20},
+    "gpt2-xl": {"layers": 48, "width": 1600, "heads": 25},
+    "distilgpt2": {"layers": 6, "width": 768, "heads": 12},
+}
+
+
 class Attention(nn.Module):
     """Causal self-attention; queries, keys and values come from one matrix."""
 

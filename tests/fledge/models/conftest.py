@@ -1,11 +1,13 @@
-"""Small random models of ours beside transformers' own class with the same weights."""
+"""Small random models of ours beside transformers' own class with the same weights; a byte tokenizer."""
 
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 
 from fledge.models.architecture import LanguageModel, build, find_config
+from fledge.tokens import END_OF_TEXT, TextTokenizer, byte_alphabet
 
 # Each entry is a config.json; together they cover what the three architectures can do.
 HF_CONFIGS: dict[str, dict[str, Any]] = {
@@ -88,6 +90,17 @@ def randomised(model: Any, seed: int = 0) -> Any:
             centre = 1.0 if parameter.ndim == 1 else 0.0
             parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> TextTokenizer:
+    """One token a byte, and an end-of-text token."""
+    vocabulary = {character: byte for byte, character in byte_alphabet().items()}
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.add_special_tokens([END_OF_TEXT])
+    return TextTokenizer(inner)
 
 
 @pytest.fixture(params=HF_CONFIGS)

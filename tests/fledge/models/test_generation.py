@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,7 @@ from fledge.models import generation
 from fledge.models.architecture import LanguageModel, build, find_config
 from fledge.models.generation import Completion, Sampling, continue_texts, generate, stream, stream_text
 from fledge.models.sampling import choose, row_randomness
-from fledge.tokens import END_OF_TEXT, TextTokenizer, byte_alphabet
+from fledge.tokens import TextTokenizer
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 1, 4, 1, 5], [8, 8]]
 
@@ -30,17 +29,6 @@ def close(found: Completion, expected: Completion) -> None:
     assert found.ids == expected.ids
     assert (found.finish, found.stop_string) == (expected.finish, expected.stop_string)
     assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    """One token a byte, and an end-of-text token."""
-    vocabulary = {character: byte for byte, character in byte_alphabet().items()}
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = tokenizers.decoders.ByteLevel()
-    inner.add_special_tokens([END_OF_TEXT])
-    return TextTokenizer(inner)
 
 
 class Recital(torch.nn.Module):
