@@ -70,7 +70,7 @@ def execute_seeds(
     resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]
 ) -> Result:
     """Run a training command once a seed, in `RUN/seed-<n>`, and write one summary with mean and spread."""
-    path = out or rundir.next_free(resolved)
+    path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path}: exists already and is never overwritten; choose another --out")
     path.mkdir(parents=True, exist_ok=True)

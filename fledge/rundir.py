@@ -140,7 +140,7 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
     Raises:
         RunError: the folder exists already, or can't be written.
     """
-    path = out or next_free(resolved)
+    path = out or next_free(f"{resolved.stage}-{resolved.command}")
     with atomic.disk_errors(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             hint = "choose another --out"
@@ -209,9 +209,8 @@ def state(path: Path) -> str:
     return "finished" if (path / "result.json").is_file() else "interrupted"
 
 
-def next_free(resolved: CommandConfig) -> Path:
-    """`runs/<stage>-<command>-<n>` with the next free n."""
-    stem = f"{resolved.stage}-{resolved.command}"
+def next_free(stem: str) -> Path:
+    """`runs/<stem>-<n>` with the next free n; for a command the stem is `<stage>-<command>`."""
     pattern = re.compile(rf"{re.escape(stem)}-(\d+)")
     names = [pattern.fullmatch(p.name) for p in RUNS.iterdir()] if RUNS.is_dir() else []
     return RUNS / f"{stem}-{max((int(m[1]) for m in names if m), default=0) + 1}"

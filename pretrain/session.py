@@ -79,7 +79,13 @@ class Session:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.config.run.device == "cuda" else [],
         }
-        torch.save(state, checkpoint / STATE)
+        with (checkpoint / STATE).open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch hides that the disk is full
+                    raise error.__context__ from None
+                raise
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint."""
@@ -111,5 +117,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def model_of_checkpoint(checkpoint: Path) -> LanguageModel:
     """An untrained model of the shape that a checkpoint's weights have."""
-    content = read_state(checkpoint)["config_json"]
-    return architecture.build(architecture.find_config(content["model_type"]).from_hf(content), seed=None)
+    state = read_state(checkpoint)
+    content, rows = state["config_json"], len(state["model"]["token_embed.weight"])
+    shape = architecture.find_config(content["model_type"]).from_hf(content)
+    return architecture.build(shape, seed=None, pad_vocab_to=rows)

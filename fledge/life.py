@@ -1,0 +1,148 @@
+"""`fledge demo`: the whole life on built-in data, by the same functions that the commands call."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fledge import commands, config, console, rundir
+from fledge.config import CommandConfig
+from fledge.errors import RunError, RunFailed
+
+VILLAGE = "village:hamlet"
+GAP_LIMIT = 0.15  # bits per byte above the floor of who knows the village
+
+
+@dataclass(frozen=True)
+class Band:
+    """One thing that the life must have learnt."""
+
+    name: str  # begins with its stage
+    value: float
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the life: the config of a command, from the folder that holds all steps."""
+
+    name: str  # its folder
+    settings: Callable[[Path], CommandConfig]
+    bands: Callable[[commands.Result], list[Band]] = lambda result: []
+
+
+def life() -> list[Stage]:
+    """The stages in order."""
+    from pretrain.config import PrepareConfig
+    from pretrain.config import TrainConfig as PretrainConfig
+    from tokenizer.config import TrainConfig as TokenizerConfig
+
+    def shipped(config_class: type[CommandConfig], **values: Any) -> CommandConfig:
+        file = config.shipped(config_class, "hamlet")
+        return config.load(config_class, file, {tuple(name.split("__")): v for name, v in values.items()})
+
+    return [
+        Stage("tokenizer", lambda out: shipped(TokenizerConfig, input=[VILLAGE])),
+        Stage(
+            "shards",
+            lambda out: shipped(PrepareConfig, input=[VILLAGE], tokenizer=str(out / "tokenizer")),
+        ),
+        Stage("pretrain", lambda out: shipped(PretrainConfig, data=str(out / "shards")), _pretrain_bands),
+    ]
+
+
+def _pretrain_bands(result: commands.Result) -> list[Band]:
+    gap = result["validation_bits_per_byte"] - result["floor_world_bits_per_byte"]
+    return [Band("pretrain bits per byte above the village's floor", gap, GAP_LIMIT, 0 <= gap <= GAP_LIMIT)]
+
+
+def run(out: Path) -> commands.Result:
+    """Live the life in a folder; stages that are there already are not done again.
+
+    Returns:
+        the `--json` object of `fledge demo`.
+    """
+    wall, cpu = time.perf_counter(), time.process_time()
+    results: dict[str, commands.Result] = {}
+    bands: list[Band] = []
+    stages = life()
+    for number, stage in enumerate(stages, 1):
+        console.note(f"\n[{number}/{len(stages)}] {stage.name}")
+        path = out / stage.name
+        settings = stage.settings(out)
+        if rundir.is_run(path):
+            results[stage.name] = commands.resume(type(settings), path, None, {})
+        else:
+            results[stage.name] = commands.execute(settings, path)
+        bands += stage.bands(results[stage.name])
+    return {
+        "command": "demo",
+        "out": str(out),
+        "model": results["pretrain"]["model"],
+        "elapsed_s": round(time.perf_counter() - wall, 3),
+        "cpu_s": round(time.process_time() - cpu, 3),
+        "bands": [asdict(band) for band in bands],
+        "stages": results,
+    }
+
+
+@click.command(help="The whole life on built-in data, on a CPU, in minutes.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="folder of all stages  [default: next runs/demo-<n>]"
+)
+@click.option("--resume", type=click.Path(path_type=Path), help="continue a demo that was stopped")
+@click.option("--json", "as_json", is_flag=True, help="end with one JSON object on stdout")
+def demo(out: Path | None, resume: Path | None, as_json: bool) -> None:
+    """Run the demo and print its last screen; a missed band is exit code 3."""
+    if resume and not resume.is_dir():
+        raise RunError(f"{resume}: no such demo; start one with `fledge demo`")
+    if out and out.exists() and any(out.iterdir()):
+        raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
+    result = run(resume or out or rundir.next_free("demo"))
+    console.result(json.dumps(result) if as_json else last_screen(result))
+    missed = [band for band in result["bands"] if not band["passed"]]
+    if missed:
+        raise RunFailed("; ".join(f"{b['name']}: {b['value']:.3f}, limit {b['limit']}" for b in missed))
+
+
+def last_screen(result: commands.Result) -> str:
+    """What the demo ends with: the loss against its floors, samples, what to type next."""
+    pretrained, out = result["stages"]["pretrain"], result["out"]
+    rows = [
+        ["this model", f"{pretrained['validation_bits_per_byte']:.3f}"],
+        ["floor: knows the grammar, no villager", f"{pretrained['floor_grammar_bits_per_byte']:.3f}"],
+        ["floor: knows every villager", f"{pretrained['floor_world_bits_per_byte']:.3f}"],
+    ]
+    bands = [
+        [b["name"], f"{b['value']:.3f}", f"{b['limit']}", "yes" if b["passed"] else "NO"]
+        for b in result["bands"]
+    ]
+    samples = [
+        json.loads(line)
+        for line in (Path(out) / "pretrain" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    last = [s for s in samples if s["step"] == pretrained["steps"]]
+    return "\n".join(
+        [
+            "",
+            f"A model of {console.format_count(pretrained['parameters'])} parameters has read the hamlet's stories "
+            f"({console.format_seconds(result['elapsed_s'])} in all).",
+            "",
+            console.table(rows, ["held-out stories", "bits per byte"]),
+            "",
+            console.table(bands, ["band", "value", "limit", "passed"]),
+            "",
+            *(f"> {s['prompt']}{s['text']}".replace("\n", " ") + "\n" for s in last),
+            "Next:",
+            f'  fledge pretrain sample {out}/pretrain --prompt "It was a" --num-samples 3',
+            f"  fledge tokenizer show {out}/tokenizer --text 'Once upon a time'",
+            "  fledge tokenizer train --input 'my-texts/*.txt' --vocab-size 8192 --out runs/tok",
+            "  fledge pretrain prepare --input 'my-texts/*.txt' --tokenizer runs/tok --out runs/shards",
+            "  fledge pretrain train --config small --data runs/shards --time-budget 10m --out runs/base",
+        ]
+    )

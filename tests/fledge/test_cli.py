@@ -1,0 +1,108 @@
+"""The root of the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fledge.__main__ import run
+
+
+def test_the_root_lists_stages_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    out = capsys.readouterr().out
+    assert "tokenizer" in out
+    assert "pretrain" in out
+    assert "doctor" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fledge ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["pretrain", "trian"], "No such command 'trian'"),
+        (["pretrain", "train", "--nonsense"], "No such option"),
+        (["pretrain", "train", "--out", "x", "--resume", "y"], "--out and --resume can't be given together"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_required_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "train"]) == 1
+    assert "error: --data is required" in capsys.readouterr().err
+    assert run(["pretrain", "sample"]) == 1
+    assert "error: MODEL is required" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "train", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_shows_unit_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--run.max-steps INT optimizer updates [steps; default: " in text
+    assert "--data TEXT token shards: a `pretrain prepare` run, or its shards folder [required]" in text
+
+
+def test_the_deepspeed_launchers_rank_is_taken_and_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--local_rank", "0", "--help"]) == 0
+    assert "local_rank" not in capsys.readouterr().out
+
+
+def test_only_rank_0_speaks() -> None:
+    code = "from fledge import console; console.note('a'); console.result('b')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"RANK": "1"}
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_doctor_reports_devices_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["devices"][0]["device"] == "cpu"
+    assert facts["devices"][0]["matmul_peak"]["float32"] > 1e9
+    assert "torch" in facts["versions"]
+    assert run(["doctor"]) == 0
+    assert "device    cpu" in capsys.readouterr().out
+
+
+def test_runs_of_a_missing_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["runs", str(tmp_path / "none")]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m fledge pretrain train --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stage_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    stranger = tmp_path / "tokenizer"
+    stranger.mkdir()
+    (stranger / "__init__.py").write_text("")
+    (stranger / "cli.py").write_text("cli = None")
+    done = subprocess.run(
+        [sys.executable, "-m", "fledge", "tokenizer"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "the package 'tokenizer' comes from" in done.stderr
