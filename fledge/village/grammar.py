@@ -66,9 +66,10 @@ class Table:
                 yield value, written
 
 
-def zipf_weights(count: int, head: int = 1440) -> list[int]:
-    """Weights that fall as 1 / (rank + 2), at least 1: Zipf's law with Mandelbrot's shift, a flatter top."""
-    return [max(1, head // (rank + 2)) for rank in range(1, count + 1)]
+def zipf_weights(count: int, shift: int = 2) -> list[int]:
+    """Weights that fall as 1 / (rank + shift): Zipf's law with Mandelbrot's shift, which makes the top flatter."""
+    head = 8 * (count + shift)  # so that the last still weighs 8, and rounding down changes little
+    return [head // (rank + shift) for rank in range(1, count + 1)]
 
 
 class Rule:
