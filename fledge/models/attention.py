@@ -88,7 +88,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
 
     Source: Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+    in_training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if in_training and x.device.type == "cpu" and x.dtype == torch.float32:
         return _CpuRMSNorm.apply(x, weight, epsilon)
     weight = None if weight is None else weight.to(x.dtype)  # they differ under autocast
     return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
