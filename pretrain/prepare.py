@@ -1,5 +1,6 @@
 """`fledge pretrain prepare`: text and a tokenizer to token shards."""
 
+import contextlib
 import json
 import shutil
 from collections import Counter, deque
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fledge import checkpoints, console, lineage, rundir
-from fledge.atomic import disk_errors
+from fledge.atomic import disk_errors, sync_file
 from fledge.data import sources as src
 from fledge.data.digests import DigestSet
 from fledge.data.sources import Source
@@ -44,7 +45,9 @@ def run(config: PrepareConfig, folder: RunFolder) -> dict[str, Any]:
         config = _derive(config, folder, tokenizer, phases)
         _record_lineage(config, folder, tokenizer, phases)
         with folder.stopping_politely():
-            _Preparation(config, folder, tokenizer, phases).run()
+            preparation = _Preparation(config, folder, tokenizer, phases)
+            with contextlib.closing(preparation):
+                preparation.run()
     index = shards.read_index(done)
     folder.write_summary(_data_card(index))
     if folder.checkpoints.is_dir():
@@ -323,13 +326,19 @@ class _Preparation:
 
     # --- the end ---
 
+    def close(self) -> None:
+        """Close the files, finished or not."""
+        for writer in self._writers.values():
+            writer.close()
+        self._rejects_file.close()
+
     def _publish(self) -> None:
         """Complete the folder and give it its name.
 
         Raises:
             DataError: nothing is left of the input.
         """
-        self._rejects_file.close()
+        self.close()
         if not self._counts["documents"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self._rejects.most_common())
             raise DataError(
@@ -346,6 +355,8 @@ class _Preparation:
         }
         self._tokenizer.save(self._unfinished)
         shards.write_index(self._unfinished, self._tokenizer, self._writers, facts)
+        for file in self._unfinished.iterdir():
+            sync_file(file)
         self._unfinished.rename(self._folder.path / "shards")
 
 

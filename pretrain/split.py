@@ -153,7 +153,7 @@ class Splitter:
         self._done_characters += len(document.text)
         train, held_out = document.text[: max(0, left)], document.text[max(0, left) :]
         if train:
-            yield _chunk("train", train, bool(held_out) or document.is_last_part)
+            yield _chunk("train", train, self._done_characters >= self._plan.train_characters)
         if held_out:
             yield _chunk("validation", held_out, document.is_last_part)
 

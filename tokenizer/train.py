@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from fledge import console
@@ -24,7 +25,7 @@ _PIECE_CHARACTERS = 8192
 class Sample:
     """What of the input the vocabulary was learned from."""
 
-    share: float  # of the documents, chosen by a hash of their content
+    share: float  # of the text, in small pieces chosen by a hash
     num_documents: int = 0
     num_bytes: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
@@ -58,7 +59,7 @@ def run(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def share_to_take(sources: Sequence[Source], limit_bytes: float) -> float:
-    """The share of documents that makes a sample of about `limit_bytes`; 1 where the size can't be told."""
+    """The share of the text that makes a sample of about `limit_bytes`; 1 where the size can't be told."""
     sizes = [src.estimated_text_bytes(source) for source in sources]
     known = sum(size for size in sizes if size is not None)
     return min(1.0, limit_bytes / known) if known and None not in sizes else 1.0
@@ -74,14 +75,16 @@ def _sampled(reader: TextReader, sample: Sample, config: TrainConfig) -> Iterato
     # size of compressed files made twice too large.
     limit = config.sample_megabytes * 1e6 * (2 if sample.share < 1 else 1)
     with console.progress("reading text", src.total_size_bytes(reader.sources), "B") as progress:
-        shown = 0
-        for number, document in enumerate(reader.documents()):
-            key = digest(document.digest + number.to_bytes(8, "little"))
-            if int.from_bytes(key[:8], "little") >= sample.share * 2**64:
+        shown, numbers = 0, count()
+        for document in reader.documents():
+            if not document.text.strip():
                 continue
             sample.num_documents += document.is_last_part
-            sample.num_bytes += document.num_bytes
-            yield from pieces(document.text, _PIECE_CHARACTERS)
+            for piece in pieces(document.text, _PIECE_CHARACTERS):
+                key = digest(document.digest + next(numbers).to_bytes(8, "little"))
+                if int.from_bytes(key[:8], "little") < sample.share * 2**64:
+                    sample.num_bytes += len(piece.encode())
+                    yield piece
             progress.advance(reader.size_bytes_done - shown)
             shown = reader.size_bytes_done
             if sample.num_bytes >= limit:
@@ -89,8 +92,8 @@ def _sampled(reader: TextReader, sample: Sample, config: TrainConfig) -> Iterato
     if not sample.num_bytes:
         raise DataError(f"{', '.join(config.input)}: no text to learn from; every document is empty")
     console.note(
-        f"learning a {config.kind} vocabulary of {config.vocab_size} from {sample.num_bytes / 1e6:.1f} MB in "
-        f"{sample.num_documents} documents (share taken: {sample.share:.3g})"
+        f"learning a {config.kind} vocabulary of {config.vocab_size} from {sample.num_bytes / 1e6:.3g} MB of "
+        f"{sample.num_documents} documents (share of the text: {sample.share:.3g})"
     )
 
 
@@ -103,8 +106,8 @@ def _summary(config: TrainConfig, folder: RunFolder, tokenizer: TextTokenizer, s
     rows = [
         ["kind", config.kind],
         ["vocabulary", str(tokenizer.vocab_size)],
-        ["learned from", f"{sample.num_bytes / 1e6:.1f} MB, {sample.num_documents} documents"],
-        ["share of the input taken", f"{sample.share:.3g}"],
+        ["learned from", f"{sample.num_bytes / 1e6:.3g} MB of {sample.num_documents} documents"],
+        ["share of the text taken", f"{sample.share:.3g}"],
         ["rejected rows", ", ".join(f"{n} {reason}" for reason, n in sample.rejects.most_common()) or "0"],
         ["longest tokens", " ".join(repr(token.decode("utf-8", "replace")) for token in longest)],
         ["special tokens", " ".join(f"{name}={number}" for name, number in tokenizer.special_ids.items())],

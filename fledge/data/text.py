@@ -20,7 +20,7 @@ from fledge.data.sources import Source
 from fledge.errors import DataError
 
 # A longer text file comes in parts of about this size, so that memory does not grow with it.
-PART_BYTES = 4 << 20
+PART_BYTES = 1 << 20
 _ROWS_BEFORE_STOPPING = 1000  # a bad share of fewer rows says little; it is judged at the end
 
 
