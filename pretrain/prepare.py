@@ -1,39 +1,28 @@
 """`fledge pretrain prepare`: text and a tokenizer to token shards."""
 
 import contextlib
-import json
+import math
 import shutil
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from fledge import checkpoints, console, lineage, rundir
-from fledge.atomic import disk_errors, sync_file
+from fledge import console, lineage, rundir
 from fledge.data import sources as src
-from fledge.data.digests import DigestSet
 from fledge.data.sources import Source
-from fledge.data.text import Cursor, Document, Reject, TextReader
+from fledge.data.text import TextReader
 from fledge.device import usable_cores
-from fledge.errors import DataError
 from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer, find_folder
 from pretrain.config import PrepareConfig
-from pretrain.split import Chunk, SplitPlan, Splitter, plan_by_hash, plan_tail
+from pretrain.data_card import data_card
+from pretrain.sharding import Phase, Sharding, reader_of
+from pretrain.split import SplitPlan, plan_by_hash, plan_tail
 from tokenizer import shards
-from tokenizer.bulk import BulkEncoder, bulk_encoder
-from tokenizer.shards import Split
+from tokenizer.bulk import bulk_encoder
 
-# Not `.partial`: a resumed run goes on with this folder instead of clearing it.
-_UNFINISHED = ".shards-unfinished"
-_REJECTS = "rejects.jsonl"
-# Enough text a task that handing it over costs nothing, little enough that a few in flight cost no memory.
-_TASK_BYTES = 1 << 20
-_SAMPLED_SOURCES, _SAMPLED_DOCUMENTS, _SAMPLED_CHARACTERS = 16, 4, 16384
+# Of the input, to prove the fast encoder on: that much takes a fraction of a second.
+_SAMPLE_CHARACTERS = 400_000
+_SAMPLED_SOURCES, _OF_ONE_DOCUMENT = 16, 6000
 
 
 def run(config: PrepareConfig, folder: RunFolder) -> dict[str, Any]:
@@ -45,11 +34,11 @@ def run(config: PrepareConfig, folder: RunFolder) -> dict[str, Any]:
         config = _derive(config, folder, tokenizer, phases)
         _record_lineage(config, folder, tokenizer, phases)
         with folder.stopping_politely():
-            preparation = _Preparation(config, folder, tokenizer, phases)
-            with contextlib.closing(preparation):
-                preparation.run()
+            sharding = Sharding(config, folder, tokenizer, phases)
+            with contextlib.closing(sharding):
+                sharding.run()
     index = shards.read_index(done)
-    folder.write_summary(_data_card(index))
+    folder.write_summary(data_card(index))
     if folder.checkpoints.is_dir():
         shutil.rmtree(folder.checkpoints)
     return {
@@ -61,28 +50,16 @@ def run(config: PrepareConfig, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Phase:
-    """Sources that are read one after the other, and where their text goes if that is given."""
-
-    sources: list[Source]
-    split: Split = "train"
-
-
-def _phases(config: PrepareConfig) -> list[_Phase]:
+def _phases(config: PrepareConfig) -> list[Phase]:
     # The validation text first: a training document that stands in it, too, is then the duplicate.
-    train = _Phase(src.expand(config.input))
+    train = Phase(src.expand(config.input))
     if not config.validation_input:
         return [train]
-    return [_Phase(src.expand(config.validation_input), "validation"), train]
-
-
-def _reader(config: PrepareConfig, sources: list[Source], on_reject: Any = None) -> TextReader:
-    return TextReader(sources, config.text_field, config.html, config.max_bad_share, on_reject)
+    return [Phase(src.expand(config.validation_input), "validation"), train]
 
 
 def _derive(
-    config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[_Phase]
+    config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]
 ) -> PrepareConfig:
     """Decide what the config leaves open (split, encoder, threads), print it, freeze it.
 
@@ -94,7 +71,8 @@ def _derive(
         plan = _plan(config, sources)
         config = config.model_copy(update={"split": plan.method, **_without_method(plan)})
         console.note(f"split: {plan}")
-    encoder, why = bulk_encoder(tokenizer, config.encoder, _sample(config, phases))
+    sample = _sample(config, phases) if config.encoder == "auto" else []
+    encoder, why = bulk_encoder(tokenizer, config.encoder, sample)
     config = config.model_copy(update={"encoder": encoder.name, "threads": config.threads or usable_cores()})
     console.note(f"encoder: {encoder.name} ({why}), {config.threads} threads")
     folder.freeze(config)
@@ -105,8 +83,8 @@ def _plan(config: PrepareConfig, sources: list[Source]) -> SplitPlan:
     if config.validation_input:
         return SplitPlan("input", 0.0)
     if config.validation_tail is not None:
-        return plan_tail(_reader(config, sources), config.validation_tail)
-    return plan_by_hash(_reader(config, sources), _reader(config, sources), config.validation_share)
+        return plan_tail(reader_of(config, sources), config.validation_tail)
+    return plan_by_hash(reader_of(config, sources), reader_of(config, sources), config.validation_share)
 
 
 def _without_method(plan: SplitPlan) -> dict[str, Any]:
@@ -117,27 +95,24 @@ def _without_method(plan: SplitPlan) -> dict[str, Any]:
     return facts
 
 
-def _plan_of(config: PrepareConfig) -> SplitPlan:
-    assert config.split != "auto"
-    return SplitPlan(config.split, config.validation_share, config.piece_characters, config.train_characters)
-
-
-def _sample(config: PrepareConfig, phases: list[_Phase]) -> list[str]:
+def _sample(config: PrepareConfig, phases: list[Phase]) -> list[str]:
     """The beginnings of some documents of sources spread over all of the input."""
     sources = [source for phase in phases for source in phase.sources]
-    every = max(1, len(sources) // _SAMPLED_SOURCES)
+    chosen = sources[:: math.ceil(len(sources) / _SAMPLED_SOURCES)]
     texts: list[str] = []
-    for source in sources[::every]:
+    for source in chosen:
+        left = _SAMPLE_CHARACTERS // len(chosen)
         reader = TextReader([source], config.text_field, config.html, max_bad_share=1.0)
-        for number, document in enumerate(reader.documents(), 1):
-            texts.append(document.text[:_SAMPLED_CHARACTERS])
-            if number == _SAMPLED_DOCUMENTS:
+        for document in reader.documents():
+            texts.append(document.text[:_OF_ONE_DOCUMENT])
+            left -= len(texts[-1])
+            if left <= 0:
                 break
     return texts
 
 
 def _record_lineage(
-    config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[_Phase]
+    config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]
 ) -> None:
     folder.add_lineage(
         parents=[lineage.parent(find_folder(config.tokenizer), "tokenizer")],
@@ -150,266 +125,5 @@ def _record_lineage(
     rundir.require_disk(folder.path, needed, "the token shards")
 
 
-class _Preparation:
-    """The pass over the input: read, reject, split, encode, write; checkpoints between."""
-
-    def __init__(
-        self, config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[_Phase]
-    ) -> None:
-        self._config, self._folder, self._tokenizer, self._phases = config, folder, tokenizer, phases
-        self._encoder: BulkEncoder
-        self._encoder, _ = bulk_encoder(tokenizer, config.encoder, [])
-        self._unfinished = folder.path / _UNFINISHED
-        self._seen = DigestSet()
-        self._counts: Counter[str] = Counter()  # documents, bytes; reject reasons in `_rejects`
-        self._rejects: Counter[str] = Counter()
-        self._lengths: Counter[int] = Counter()  # documents by the bit length of their tokens
-        self._length = 0  # tokens of the document being written
-        self._start_phase, self._start = 0, Cursor()
-        self._step = 0
-        self._is_inside_document = self._is_kept = False
-        self._open_folder()
-
-    def _open_folder(self) -> None:
-        checkpoint = self._folder.resumes_from
-        if checkpoint is None:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
-            self._unfinished.mkdir()
-        self._writers: dict[Split, shards.ShardWriter] = {
-            split: shards.ShardWriter(self._unfinished, split, self._tokenizer) for split in shards.SPLITS
-        }
-        rejects = self._unfinished / _REJECTS
-        if checkpoint is not None:
-            self._restore(checkpoint, rejects)
-        self._rejects_file = rejects.open("a", encoding="utf-8")
-
-    def run(self) -> None:
-        """Go through the input from where the last checkpoint stood and publish the shards."""
-        total = sum(src.total_size_bytes(phase.sources) or 0 for phase in self._phases)
-        threads = self._config.threads if self._encoder.runs_in_threads else 1
-        with (
-            ThreadPoolExecutor(threads) as pool,
-            console.progress("preparing", total or None, "B") as progress,
-        ):
-            self._pool, self._progress, self._max_pending = pool, progress, 2 * threads + 1
-            self._pending: deque[Future[list[tuple[Chunk, np.ndarray]]]] = deque()
-            self._task: list[Chunk] = []
-            self._task_bytes = self._bytes_since_checkpoint = 0
-            for number in range(self._start_phase, len(self._phases)):
-                self._read_phase(number, self._start if number == self._start_phase else Cursor())
-            self._drain()
-        self._publish()
-
-    def _read_phase(self, number: int, start: Cursor) -> None:
-        phase = self._phases[number]
-        reader = _reader(self._config, phase.sources, self._reject)
-        splitter = Splitter(_plan_of(self._config), phase.split)
-        shown = 0
-        for document in reader.documents(start):
-            if self._accept(document):
-                for chunk in splitter.chunks(document):
-                    self._add(chunk)
-            self._progress.advance(reader.size_bytes_done - shown, f"{self._counts['documents']} documents")
-            shown = reader.size_bytes_done
-            if not self._is_inside_document:
-                self._maybe_checkpoint(number, reader.cursor)
-
-    # --- what is kept ---
-
-    def _accept(self, document: Document) -> bool:
-        """Whether a document, or a further part of it, is kept; a rejected one is written down."""
-        if not self._is_inside_document:
-            reason = self._reason_against(document)
-            self._is_kept = reason is None
-            if reason:
-                self._reject(Reject(document.source, document.position, reason, "", document.text[:200]))
-            else:
-                self._counts["documents"] += 1
-        self._is_inside_document = not document.is_last_part
-        return self._is_kept
-
-    def _reason_against(self, document: Document) -> str | None:
-        if not document.text.strip():
-            return "empty"
-        if document.num_bytes < self._config.min_bytes and document.is_last_part:
-            return "too short"
-        return None if self._seen.add(document.digest) else "duplicate"
-
-    def _reject(self, reject: Reject) -> None:
-        self._rejects[reject.reason] += 1
-        with disk_errors(self._unfinished):
-            self._rejects_file.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
-
-    # --- encoding and writing, in order ---
-
-    def _add(self, chunk: Chunk) -> None:
-        self._task.append(chunk)
-        self._task_bytes += chunk.num_bytes
-        self._bytes_since_checkpoint += chunk.num_bytes
-        if self._task_bytes >= _TASK_BYTES:
-            self._submit()
-
-    def _submit(self) -> None:
-        self._pending.append(self._pool.submit(self._encode, self._task))
-        self._task, self._task_bytes = [], 0
-        while len(self._pending) > self._max_pending:
-            self._write(self._pending.popleft().result())
-
-    def _encode(self, chunks: list[Chunk]) -> list[tuple[Chunk, np.ndarray]]:
-        return list(zip(chunks, self._encoder.encode([chunk.text for chunk in chunks]), strict=True))
-
-    def _write(self, encoded: list[tuple[Chunk, np.ndarray]]) -> None:
-        for chunk, ids in encoded:
-            self._writers[chunk.split].append(ids, chunk.num_bytes, chunk.ends_document)
-            self._length += len(ids)
-            if chunk.ends_document:
-                self._lengths[self._length.bit_length()] += 1
-                self._length = 0
-
-    def _drain(self) -> None:
-        self._submit()
-        while self._pending:
-            self._write(self._pending.popleft().result())
-
-    # --- being stopped ---
-
-    def _maybe_checkpoint(self, phase: int, cursor: Cursor) -> None:
-        due = self._bytes_since_checkpoint >= self._config.checkpoint_megabytes * 1e6
-        if due or self._folder.stop_requested:
-            self._drain()
-            self._checkpoint(phase, cursor)
-            if self._folder.stop_requested:
-                raise self._folder.interrupted(self._step)
-
-    def _checkpoint(self, phase: int, cursor: Cursor) -> None:
-        self._step += 1
-        self._bytes_since_checkpoint = 0
-        self._rejects_file.flush()
-        state = {
-            "phase": phase,
-            "cursor": cursor,
-            "inputs": self._inputs(),
-            "writers": {split: writer.state() for split, writer in self._writers.items()},
-            "rejects_bytes": (self._unfinished / _REJECTS).stat().st_size,
-            "counts": self._counts,
-            "rejects": self._rejects,
-            "lengths": self._lengths,
-        }
-        with self._folder.checkpoint(self._step) as part:
-            (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            self._seen.save(part / "seen.npy")
-        checkpoints.prune(self._folder.checkpoints, keep=2)
-
-    def _restore(self, checkpoint: Path, rejects: Path) -> None:
-        """Take up the state of a checkpoint; what was written after it is cut off.
-
-        Raises:
-            DataError: the input is not what it was.
-        """
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        if state["inputs"] != self._inputs():
-            raise DataError(
-                f"{self._folder.path}: the input has changed since the run began; start a new --out"
-            )
-        self._seen = DigestSet.load(checkpoint / "seen.npy")
-        for split, writer in self._writers.items():
-            writer.restore(state["writers"][split])
-        with rejects.open("r+b") as file:
-            file.truncate(state["rejects_bytes"])
-        self._counts, self._rejects = Counter(state["counts"]), Counter(state["rejects"])
-        self._lengths = Counter({int(bits): n for bits, n in state["lengths"].items()})
-        self._start_phase, self._start = state["phase"], Cursor(*state["cursor"])
-        self._step = checkpoints.step_of(checkpoint)
-
-    def _inputs(self) -> list[list[Any]]:
-        return [[source.name, source.size_bytes] for phase in self._phases for source in phase.sources]
-
-    # --- the end ---
-
-    def close(self) -> None:
-        """Close the files, finished or not."""
-        for writer in self._writers.values():
-            writer.close()
-        self._rejects_file.close()
-
-    def _publish(self) -> None:
-        """Complete the folder and give it its name.
-
-        Raises:
-            DataError: nothing is left of the input.
-        """
-        self.close()
-        if not self._counts["documents"]:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self._rejects.most_common())
-            raise DataError(
-                f"{', '.join(self._config.input)}: no document is left ({reasons or 'there was none'}); "
-                f"see {self._unfinished / _REJECTS}"
-            )
-        facts = {
-            "documents": self._counts["documents"],
-            "split": str(_plan_of(self._config)),
-            "encoder": self._config.encoder,
-            "sources": [source.name for phase in self._phases for source in phase.sources],
-            "rejects": dict(self._rejects.most_common()),
-            "lengths": {str(bits): self._lengths[bits] for bits in sorted(self._lengths)},
-        }
-        self._tokenizer.save(self._unfinished)
-        shards.write_index(self._unfinished, self._tokenizer, self._writers, facts)
-        for file in self._unfinished.iterdir():
-            sync_file(file)
-        self._unfinished.rename(self._folder.path / "shards")
-
-
 def _sizes(split: shards.SplitIndex) -> dict[str, int]:
     return {"tokens": split.num_tokens, "bytes": split.num_bytes, "documents": split.num_documents}
-
-
-def _data_card(index: shards.Index) -> str:
-    facts = index.facts
-    sizes = [
-        [
-            s.name,
-            f"{s.num_documents:,}",
-            f"{s.num_bytes:,}",
-            f"{s.num_tokens:,}",
-            _ratio(s.num_bytes, s.num_tokens),
-        ]
-        for s in index.splits.values()
-    ]
-    lines = [
-        "# Token shards",
-        "",
-        console.table(sizes, ["split", "documents", "bytes", "tokens", "bytes/token"]),
-        "",
-        f"- input: {facts['documents']:,} documents kept of {len(facts['sources'])} sources",
-        f"- split: {facts['split']}",
-        f"- tokenizer: vocabulary {index.tokenizer['vocab_size']}, {index.tokenizer['fingerprint'][:12]}",
-        f"- encoded by {facts['encoder']}, stored as {index.dtype.name}",
-        "",
-        "## Lengths",
-        "",
-        console.table(list(_length_rows(facts["lengths"])), ["tokens", "documents"]),
-        "",
-        "## Rejected",
-        "",
-    ]
-    if facts["rejects"]:
-        rows = [[reason, f"{count:,}"] for reason, count in facts["rejects"].items()]
-        lines += [
-            console.table(rows, ["reason", "documents"]),
-            "",
-            f"Each with its place in shards/{_REJECTS}.",
-        ]
-    else:
-        lines.append("nothing")
-    return "\n".join(lines)
-
-
-def _length_rows(lengths: dict[str, int]) -> Iterator[list[str]]:
-    for bits, count in lengths.items():
-        low, high = (1 << int(bits) - 1, (1 << int(bits)) - 1) if int(bits) else (0, 0)
-        yield [f"{low:,} to {high:,}", f"{count:,}"]
-
-
-def _ratio(num_bytes: int, num_tokens: int) -> str:
-    return f"{num_bytes / num_tokens:.3f}" if num_tokens else "-"

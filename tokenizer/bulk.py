@@ -86,15 +86,16 @@ def bulk_encoder(
         fast = TiktokenEncoder(tokenizer)
     except ModelError as error:
         return LibraryEncoder(tokenizer), str(error)
-    if name == "auto":
-        # Every token alone and between letters, besides the real text.
-        vocabulary = [piece.decode("utf-8", "ignore") for piece in tokenizer.token_bytes()]
-        texts = [*sample, " ".join(vocabulary), "".join(f"a{piece}b" for piece in vocabulary)]
-        for text, ids in zip(texts, LibraryEncoder(tokenizer).encode(texts), strict=True):
-            if not np.array_equal(fast.encode([text])[0], ids):
-                return LibraryEncoder(tokenizer), "tiktoken gives other ids on a sample of the input"
-    num_bytes = sum(len(text) for text in sample)
-    return fast, f"same ids as the tokenizer on a sample of {num_bytes / 1e3:.0f} kB and on the vocabulary"
+    if name == "tiktoken":
+        return fast, "as configured"
+    # Every token alone and between letters, besides the real text.
+    vocabulary = [piece.decode("utf-8", "ignore") for piece in tokenizer.token_bytes()]
+    texts = [*sample, " ".join(vocabulary), "".join(f"a{piece}b" for piece in vocabulary)]
+    for text, ids in zip(texts, LibraryEncoder(tokenizer).encode(texts), strict=True):
+        if not np.array_equal(fast.encode([text])[0], ids):
+            return LibraryEncoder(tokenizer), "tiktoken gives other ids on a sample of the input"
+    size = sum(len(text) for text in sample)
+    return fast, f"same ids as the tokenizer on a sample of {size / 1e3:.0f} kB and on the vocabulary"
 
 
 def _split_pattern(tokenizer: TextTokenizer) -> str:

@@ -104,12 +104,11 @@ class ShardWriter:
 
     def close(self) -> None:
         """Force what was written to disk and close the shard."""
-        if self._file is not None:
-            with disk_errors(self._folder):
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with disk_errors(self._folder), file:
+                file.flush()
+                os.fsync(file.fileno())
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on from here; everything up to here is on disk."""

@@ -13,7 +13,7 @@ class DigestSet:
     Two different texts are taken for the same with probability n^2 / 2^65: 3 in a million for ten million rows.
     """
 
-    def __init__(self, capacity: int = 1 << 16) -> None:
+    def __init__(self, capacity: int = 1 << 12) -> None:
         self._table = np.zeros(capacity, dtype=np.uint64)
         self._count = 0
 
@@ -46,13 +46,13 @@ class DigestSet:
             self._table[self._place(key)] = key
 
     def save(self, file: Path) -> None:
-        """Write the table as .npy."""
-        np.save(file, self._table)
+        """Write the table, 8 bytes a place."""
+        file.write_bytes(self._table.astype("<u8").tobytes())
 
     @classmethod
     def load(cls, file: Path) -> "DigestSet":
         """Read what `save` wrote."""
         loaded = cls()
-        loaded._table = np.load(file)
+        loaded._table = np.fromfile(file, dtype="<u8").astype(np.uint64)
         loaded._count = int(np.count_nonzero(loaded._table))
         return loaded

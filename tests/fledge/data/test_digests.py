@@ -22,8 +22,8 @@ def test_it_survives_saving(tmp_path: Path) -> None:
     seen = DigestSet(capacity=4)
     for number in range(100):
         seen.add(digest(str(number).encode()))
-    seen.save(tmp_path / "seen.npy")
-    again = DigestSet.load(tmp_path / "seen.npy")
+    seen.save(tmp_path / "seen.bin")
+    again = DigestSet.load(tmp_path / "seen.bin")
     assert len(again) == 100
     assert not any(again.add(digest(str(number).encode())) for number in range(100))
     assert again.add(b"something new 16")

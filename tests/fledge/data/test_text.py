@@ -92,6 +92,36 @@ def test_the_village_tells_stories() -> None:
     assert all(document.text for document in documents)
 
 
+def test_hub_data_sets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[object] = []
+
+    def load_dataset(*arguments: object, **options: object) -> list[dict[str, str]]:
+        asked.extend((*arguments, options))
+        return [{"text": "one"}, {"text": "two"}]
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    documents = list(TextReader(expand(["owner/name:subset"])).documents())
+    assert [document.text for document in documents] == ["one", "two"]
+    assert asked == ["owner/name", "subset", {"split": "train", "streaming": True}]
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(*arguments: object, **options: object) -> None:
+        raise ConnectionError("Couldn't reach 'owner/name'\nand more")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(
+        DataError, match=r"owner/name: no such path here, and the hub can't give it \(Couldn't"
+    ):
+        list(TextReader(expand(["owner/name"])).documents())
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "detail"),
     [
