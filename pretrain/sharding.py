@@ -17,7 +17,7 @@ from fledge.atomic import disk_errors, sync_file
 from fledge.data import sources as src
 from fledge.data.digests import DigestSet
 from fledge.data.sources import Source
-from fledge.data.text import Cursor, Document, Reject, TextReader
+from fledge.data.text import Cursor, Document, Reject, RowCounts, TextReader
 from fledge.errors import DataError
 from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
@@ -69,11 +69,11 @@ class Sharding:
         self._encoder, _ = bulk_encoder(tokenizer, config.encoder, [])
         self._unfinished = folder.path / _UNFINISHED
         self._seen = DigestSet()
-        self._counts: Counter[str] = Counter()  # documents, bytes; reject reasons in `_rejects`
+        self._counts: Counter[str] = Counter()
         self._rejects: Counter[str] = Counter()
         self._lengths: Counter[int] = Counter()  # documents by the bit length of their tokens
         self._length = 0  # tokens of the document being written
-        self._start_phase, self._start = 0, Cursor()
+        self._start_phase, self._start, self._start_rows = 0, Cursor(), RowCounts()
         self._step = 0
         self._is_inside_document = self._is_kept = False
         self._open_folder()
@@ -89,7 +89,8 @@ class Sharding:
         rejects = self._unfinished / _REJECTS
         if checkpoint is not None:
             self._restore(checkpoint, rejects)
-        self._rejects_file = rejects.open("a", encoding="utf-8")
+        # An excerpt of a broken row may hold half a surrogate pair.
+        self._rejects_file = rejects.open("a", encoding="utf-8", errors="backslashreplace")
 
     def run(self) -> None:
         """Go through the input from where the last checkpoint stood and publish the shards."""
@@ -103,24 +104,25 @@ class Sharding:
             self._pending: deque[Future[list[tuple[Chunk, np.ndarray]]]] = deque()
             self._task: list[Chunk] = []
             self._task_bytes = self._bytes_since_checkpoint = 0
-            for number in range(self._start_phase, len(self._phases)):
-                self._read_phase(number, self._start if number == self._start_phase else Cursor())
+            self._read_phase(self._start_phase, self._start, self._start_rows)
+            for number in range(self._start_phase + 1, len(self._phases)):
+                self._read_phase(number, Cursor(), RowCounts())
             self._drain()
         self._publish()
 
-    def _read_phase(self, number: int, start: Cursor) -> None:
+    def _read_phase(self, number: int, start: Cursor, rows: RowCounts) -> None:
         phase = self._phases[number]
         reader = reader_of(self._config, phase.sources, self._reject)
         splitter = Splitter(plan_of(self._config), phase.split)
         shown = 0
-        for document in reader.documents(start):
+        for document in reader.documents(start, rows):
             if self._accept(document):
                 for chunk in splitter.chunks(document):
                     self._add(chunk)
             self._progress.advance(reader.size_bytes_done - shown, f"{self._counts['documents']} documents")
             shown = reader.size_bytes_done
             if not self._is_inside_document:
-                self._maybe_checkpoint(number, reader.cursor)
+                self._maybe_checkpoint(number, reader)
 
     # --- what is kept ---
 
@@ -137,10 +139,11 @@ class Sharding:
         return self._is_kept
 
     def _reason_against(self, document: Document) -> str | None:
-        if not document.text.strip():
-            return "empty"
-        if document.num_bytes < self._config.min_bytes and document.is_last_part:
-            return "too short"
+        if document.is_last_part:  # a document in several parts is neither
+            if not document.text.strip():
+                return "empty"
+            if document.num_bytes < self._config.min_bytes:
+                return "too short"
         return None if self._seen.add(document.digest) else "duplicate"
 
     def _reject(self, reject: Reject) -> None:
@@ -181,21 +184,22 @@ class Sharding:
 
     # --- being stopped ---
 
-    def _maybe_checkpoint(self, phase: int, cursor: Cursor) -> None:
+    def _maybe_checkpoint(self, phase: int, reader: TextReader) -> None:
         due = self._bytes_since_checkpoint >= self._config.checkpoint_megabytes * 1e6
         if due or self._folder.stop_requested:
             self._drain()
-            self._checkpoint(phase, cursor)
+            self._checkpoint(phase, reader)
             if self._folder.stop_requested:
                 raise self._folder.interrupted(self._step)
 
-    def _checkpoint(self, phase: int, cursor: Cursor) -> None:
+    def _checkpoint(self, phase: int, reader: TextReader) -> None:
         self._step += 1
         self._bytes_since_checkpoint = 0
         self._rejects_file.flush()
         state = {
             "phase": phase,
-            "cursor": cursor,
+            "cursor": reader.cursor,
+            "rows": reader.rows,
             "inputs": self._inputs(),
             "writers": {split: writer.state() for split, writer in self._writers.items()},
             "rejects_bytes": (self._unfinished / _REJECTS).stat().st_size,
@@ -227,6 +231,7 @@ class Sharding:
         self._counts, self._rejects = Counter(state["counts"]), Counter(state["rejects"])
         self._lengths = Counter({int(bits): n for bits, n in state["lengths"].items()})
         self._start_phase, self._start = state["phase"], Cursor(*state["cursor"])
+        self._start_rows = RowCounts(*state["rows"])
         self._step = checkpoints.step_of(checkpoint)
 
     def _inputs(self) -> list[list[Any]]:

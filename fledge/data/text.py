@@ -57,6 +57,13 @@ class Cursor(NamedTuple):
     items: int = 0
 
 
+class RowCounts(NamedTuple):
+    """How many rows have been read, and how many of them were bad."""
+
+    all: int = 0
+    bad: int = 0
+
+
 def digest(text: bytes) -> bytes:
     """16 bytes that stand for a text in deduplication and in the split."""
     return hashlib.blake2b(text, digest_size=16).digest()
@@ -82,18 +89,26 @@ class TextReader:
     ) -> None:
         self.sources = list(sources)
         self.cursor = Cursor()
-        self.num_rows = self.num_bad = self._size_bytes_read = 0
+        self.rows = RowCounts()
+        self._size_bytes_read = 0
         self._text_field, self._is_html = text_field, is_html
         self._max_bad_share, self._on_reject = max_bad_share, on_reject
         self._first_bad: Reject | None = None
         self._raw: IO[bytes] | None = None
 
-    def documents(self, start: Cursor = Cursor()) -> Iterator[Document]:  # noqa: B008 (a constant)
+    def documents(
+        self,
+        start: Cursor = Cursor(),  # noqa: B008 (a constant)
+        rows: RowCounts = RowCounts(),  # noqa: B008
+    ) -> Iterator[Document]:
         """The documents from a cursor on; `self.cursor` always stands behind the last one given.
 
+        Args:
+            rows: what was counted before the cursor.
         Raises:
             DataError: a source can't be read, or the share of bad rows is too high.
         """
+        self.rows = rows
         self._size_bytes_read = sum(source.size_bytes for source in self.sources[: start.source])
         for number in range(start.source, len(self.sources)):
             skipped = start.items if number == start.source else 0
@@ -104,7 +119,7 @@ class TextReader:
                 if isinstance(item, Reject):
                     self._count_bad(item)
                 else:
-                    self.num_rows += item.is_last_part
+                    self.rows = RowCounts(self.rows.all + item.is_last_part, self.rows.bad)
                     yield item
             self._raw = None
             self._size_bytes_read += self.sources[number].size_bytes
@@ -117,19 +132,19 @@ class TextReader:
         return self._size_bytes_read + here
 
     def _count_bad(self, reject: Reject) -> None:
-        self.num_rows += 1
-        self.num_bad += 1
+        self.rows = RowCounts(self.rows.all + 1, self.rows.bad + 1)
         self._first_bad = self._first_bad or reject
         if self._on_reject:
             self._on_reject(reject)
-        if self.num_rows >= _ROWS_BEFORE_STOPPING:
+        if self.rows.all >= _ROWS_BEFORE_STOPPING:
             self._check_share()
 
     def _check_share(self) -> None:
-        if self.num_bad > self._max_bad_share * self.num_rows:
+        if self.rows.bad > self._max_bad_share * self.rows.all:
             raise DataError(
-                f"{self._first_bad}; {self.num_bad} of {self.num_rows} rows are bad, more than the share of "
-                f"{self._max_bad_share:g} that is passed over: mend them or raise --max-bad-share"
+                f"{self._first_bad or 'before it was stopped'}; {self.rows.bad} of {self.rows.all} rows are bad, "
+                f"more than the share of {self._max_bad_share:g} that is passed over: "
+                "mend them or raise --max-bad-share"
             )
 
     def _items(self, source: Source) -> Iterator[Document | Reject]:
