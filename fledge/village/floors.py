@@ -75,21 +75,16 @@ class Floors:
         """What knowing the world saves on these stories, in bits."""
         return (self.grammar_bits_per_byte - self.world_bits_per_byte) * self.num_bytes
 
-    def knowledge_of(self, model_bits_per_byte: float) -> "Knowledge":
-        """Where a model's loss on these stories stands between the floors."""
-        bits = (self.grammar_bits_per_byte - model_bits_per_byte) * self.num_bytes
-        return Knowledge(bits, bits / self.knowledge_bits if self.knowledge_bits else 0.0)
+    def known_bits(self, model_bits_per_byte: float) -> float:
+        """What a model saves against the grammar floor, in bits.
 
+        Negative while it still pays more for grammar than it saves by knowing facts; see `fact_spans`.
+        """
+        return (self.grammar_bits_per_byte - model_bits_per_byte) * self.num_bytes
 
-@dataclass(frozen=True)
-class Knowledge:
-    """Bits saved against the grammar floor, and as a share of what can be saved.
-
-    Negative while the model still pays more for grammar than it saves by knowing facts.
-    """
-
-    bits: float
-    share: float
+    def known_share(self, model_bits_per_byte: float) -> float:
+        """The same as a share of `knowledge_bits`: 0 at the grammar floor, 1 at the world floor."""
+        return self.known_bits(model_bits_per_byte) / self.knowledge_bits
 
 
 def floors(world: World, texts: Iterable[str]) -> Floors:

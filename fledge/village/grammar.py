@@ -72,21 +72,19 @@ def zipf_weights(count: int, shift: int = 2) -> list[int]:
     return [head // (rank + shift) for rank in range(1, count + 1)]
 
 
+@dataclass(eq=False, slots=True)
 class Rule:
-    """Alternatives with weights; each alternative is a list of ops."""
+    """Alternatives (templates as lists of ops) with weights; `tickets` holds one entry per unit of weight."""
 
-    def __init__(self) -> None:
-        self.alternatives: list[list[Op]] = []
-        self.weights: list[int] = []
-        self.tickets: list[list[Op]] = []  # one entry per unit of weight
-        self.total = 0
+    alternatives: list[list["Op"]] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
+    tickets: list[list["Op"]] = field(default_factory=list)
 
     def add(self, ops: list["Op"], weight: int) -> None:
         """Append an alternative."""
         self.alternatives.append(ops)
         self.weights.append(weight)
         self.tickets.extend([ops] * weight)
-        self.total += weight
 
 
 TEXT, SHOW, DRAW, FACT, AMONG, NAME, SUM, RULE = range(8)
@@ -161,14 +159,8 @@ class Grammar:
             rule.add(self._compile(found["template"].replace("\\n", "\n").replace('""', "")), weight)
 
     def _compile(self, template: str) -> list[Op]:
-        pieces = _SLOT.split(template)
-        ops = []
-        for k, piece in enumerate(pieces):
-            if k % 2:
-                ops.append(self._compile_slot(piece))
-            elif piece:
-                ops.append(Op(TEXT, text=piece))
-        return ops
+        pieces = enumerate(_SLOT.split(template))
+        return [self._compile_slot(piece) if k % 2 else Op(TEXT, text=piece) for k, piece in pieces if piece]
 
     def _compile_slot(self, slot: str) -> Op:
         if slot.endswith("!"):
@@ -293,9 +285,10 @@ def _parse(
             rule = op.rule
             after = (ops, k, rest) if k < len(ops) else rest
             for inner, weight in zip(rule.alternatives, rule.weights, strict=True):
-                if inner and inner[0].kind == TEXT and not text.startswith(inner[0].text, at):
+                is_other = inner and inner[0].kind == TEXT and not text.startswith(inner[0].text, at)
+                if is_other or not weight:
                     continue
-                step = Step(weight, rule.total, at, at)
+                step = Step(weight, len(rule.tickets), at, at)
                 yield from _parse(text, at, inner, 0, after, names, told, (step, trace))
             return
         else:

@@ -62,7 +62,7 @@ def _evidence(ham: Rule, spam: Rule) -> list[tuple[float, float]]:
     """Pairs (p in ham, p in spam) of what a rule may say, one pair for each likelihood ratio."""
     by_ratio: dict[float, tuple[float, float]] = {}
     for k, (ops, twins) in enumerate(zip(ham.alternatives, spam.alternatives, strict=True)):
-        pairs = [(ham.weights[k] / ham.total, spam.weights[k] / spam.total)]
+        pairs = [(ham.weights[k] / len(ham.tickets), spam.weights[k] / len(spam.tickets))]
         for op, twin in zip(ops, twins, strict=True):
             if op.kind == RULE:
                 pairs = [(a * c, b * d) for a, b in pairs for c, d in _evidence(op.rule, twin.rule)]

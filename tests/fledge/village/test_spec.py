@@ -1,5 +1,6 @@
 """Names of village data, and plain files of it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,16 @@ import pytest
 
 from fledge.errors import DataError
 from fledge.village.spec import KINDS, Spec, is_spec, parse_spec, rows, write
+
+# sha256 of the first 300 rows of the hamlet; a change is another version, never the same one.
+FROZEN = {
+    "stories": "26ec03913814982d",
+    "instructions": "066f850e1d7df482",
+    "messages": "047251233d147371",
+    "preferences": "c37b1438855e3f20",
+    "minimal-pairs": "8dc22b43be0695af",
+    "canaries": "c18859fe3480fe67",
+}
 
 
 @pytest.mark.parametrize(
@@ -66,3 +77,11 @@ def test_written_file_holds_the_rows_and_is_never_replaced(tmp_path: Path) -> No
     assert [json.loads(line) for line in path.read_text().splitlines()] == list(rows("village:messages#5"))
     with pytest.raises(DataError, match="exists already"):
         write("village:messages#5", path)
+
+
+def test_rows_of_every_kind_are_frozen() -> None:
+    found = {
+        kind: hashlib.sha256(repr(list(rows(f"village:hamlet/{kind}#300"))).encode()).hexdigest()[:16]
+        for kind in KINDS
+    }
+    assert found == FROZEN
