@@ -13,7 +13,7 @@ from typing import Any
 
 from fledge import atomic, config, console, lineage, rundir
 from fledge.config import CommandConfig, FieldPath
-from fledge.errors import RunError, UsageError
+from fledge.errors import FledgeError, RunError, UsageError
 
 Result = dict[str, Any]
 
@@ -34,7 +34,12 @@ def execute(
         return _timed(resolved, None, lambda: run(resolved))
     with rundir.create(resolved, out, options) as folder:
         console.note(f"run folder: {folder.path}")
-        return _timed(resolved, folder.path, lambda: run(resolved, folder))
+        try:
+            return _timed(resolved, folder.path, lambda: run(resolved, folder))
+        except FledgeError as error:
+            if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
+                rundir.discard_if_empty(folder)
+            raise
 
 
 def resume(

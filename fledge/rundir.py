@@ -187,6 +187,12 @@ def restart(folder: RunFolder) -> None:
         shutil.rmtree(folder.path / name, ignore_errors=True)
 
 
+def discard_if_empty(folder: RunFolder) -> None:
+    """Remove a run folder in which a command has made nothing yet."""
+    if {entry.name for entry in folder.path.iterdir()} <= {"config.yaml", "lineage.json", ".lock"}:
+        shutil.rmtree(folder.path)
+
+
 def is_run(path: Path) -> bool:
     """Whether a path is a run folder."""
     return (path / "config.yaml").is_file() and (path / "lineage.json").is_file()

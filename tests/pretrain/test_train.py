@@ -317,6 +317,7 @@ def test_wrong_settings_are_errors_that_say_what_to_do(
         pytest.skip("there is a GPU here")
     assert run(arguments(story_shards, tmp_path / "r", *more)) == code
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()  # so the corrected command can be typed with the same --out
 
 
 def test_shards_cut_short_are_an_error(

@@ -1,0 +1,106 @@
+"""Does the village rank pretraining recipes as real text does? Spearman correlation over recipes.
+
+Needs books or other plain text: `FLEDGE_TEXT=FILE|GLOB python -m bench village_ranking` (about 20 minutes on two
+cores). Each recipe trains for one time budget on both corpora, one thread a run, as many runs as cores at once.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measure import Row
+from fledge import console
+from fledge.device import usable_cores
+from fledge.errors import DataError
+
+BUDGET = os.environ.get("FLEDGE_BUDGET", "60s")
+VOCABULARIES = (512, 1024, 4096)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of `pretrain train` besides the common ones."""
+
+    name: str
+    options: tuple[str, ...]
+    vocab_size: int = 1024
+
+
+def _muon(
+    name: str, architecture: str, layers: int, width: int, *more: str, vocab_size: int = 1024
+) -> Recipe:
+    shape = (f"--model.architecture={architecture}", f"--model.layers={layers}", f"--model.width={width}")
+    return Recipe(name, (*shape, *more), vocab_size)
+
+
+ADAMW = "--optim.optimizer=adamw"
+RECIPES = [
+    _muon("qwen3 4x128 muon", "qwen3", 4, 128),
+    _muon("qwen3 4x128 muon, 512 tokens", "qwen3", 4, 128, vocab_size=512),
+    _muon("qwen3 4x128 muon, 4096 tokens", "qwen3", 4, 128, vocab_size=4096),
+    _muon("qwen3 4x128 muon, learning rate 0.002", "qwen3", 4, 128, "--optim.muon-learning-rate=0.002"),
+    _muon("qwen3 4x128 adamw 0.01", "qwen3", 4, 128, ADAMW, "--optim.learning-rate=0.01"),
+    _muon("qwen3 4x128 adamw 0.001", "qwen3", 4, 128, ADAMW, "--optim.learning-rate=0.001"),
+    _muon("qwen3 4x128 adamw 0.0001", "qwen3", 4, 128, ADAMW, "--optim.learning-rate=0.0001"),
+    _muon("nanochat 4x128 muon", "nanochat", 4, 128),
+    _muon("gpt2 4x128 muon", "gpt2", 4, 128),
+    _muon("gpt2 4x128 adamw 0.001", "gpt2", 4, 128, ADAMW, "--optim.learning-rate=0.001"),
+    _muon("qwen3 2x64 muon", "qwen3", 2, 64),
+    _muon("qwen3 1x128 muon", "qwen3", 1, 128),
+    _muon("qwen3 8x256 muon", "qwen3", 8, 256),
+]
+
+
+def run() -> list[Row]:
+    """Bits per byte of every recipe on both corpora, and the rank correlation."""
+    from scipy.stats import spearmanr
+
+    text = os.environ.get("FLEDGE_TEXT")
+    if not text:
+        raise DataError("set FLEDGE_TEXT to a text file or glob of real text (books)")
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        for corpus, source in (("village", "village:hamlet#20000"), ("text", text)):
+            for size in VOCABULARIES:
+                _fledge("tokenizer", "train", "--config=tiny", f"--input={source}", f"--vocab-size={size}",
+                        f"--out={folder}/{corpus}-tok-{size}")  # fmt: skip
+                _fledge("pretrain", "prepare", f"--input={source}", f"--tokenizer={folder}/{corpus}-tok-{size}",
+                        f"--out={folder}/{corpus}-{size}")  # fmt: skip
+        jobs = [(corpus, recipe) for recipe in RECIPES for corpus in ("village", "text")]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            scores = list(pool.map(lambda job: _train(folder, *job), jobs))
+    village, real = scores[::2], scores[1::2]
+    rows = [
+        Row(recipe.name, ours, theirs, None, "", "bits/byte: village, text")
+        for recipe, ours, theirs in zip(RECIPES, village, real, strict=True)
+    ]
+    correlation = float(spearmanr(village, real).statistic)
+    return [*rows, Row("Spearman correlation of the two rankings", correlation, None, None, ">= 0.8", "")]
+
+
+def _train(folder: Path, corpus: str, recipe: Recipe) -> float:
+    """Bits per byte on the validation text after one time budget."""
+    out = folder / f"run-{corpus}-{recipe.name.replace(' ', '-')}"
+    data = folder / f"{corpus}-{recipe.vocab_size}"
+    result = _fledge("pretrain", "train", "--config=hamlet", f"--data={data}", f"--out={out}", "--run.threads=1",
+                     "--samples.every=0", "--run.checkpoint-every=100000", f"--time-budget={BUDGET}",
+                     *recipe.options)  # fmt: skip
+    console.note(
+        f"{corpus}: {recipe.name}: {result['validation_bits_per_byte']:.4f} after {result['steps']} steps"
+    )
+    return float(result["validation_bits_per_byte"])
+
+
+def _fledge(*arguments: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "fledge", *arguments, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise DataError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
