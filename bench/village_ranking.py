@@ -1,7 +1,8 @@
 """Does the village rank pretraining recipes as real text does? Spearman correlation over recipes.
 
 Needs books or other plain text: `FLEDGE_TEXT=FILE|GLOB python -m bench village_ranking` (about 20 minutes on two
-cores). Each recipe trains for one time budget on both corpora, one thread a run, as many runs as cores at once.
+cores). Each recipe trains on both corpora with the same arithmetic (so the machine's load moves nothing), one thread
+a run, as many runs as cores at once.
 """
 
 import json
@@ -17,42 +18,52 @@ from bench.measure import Row
 from fledge import console
 from fledge.device import usable_cores
 from fledge.errors import DataError
+from fledge.models.architecture import build, find_config
 
-BUDGET = os.environ.get("FLEDGE_BUDGET", "60s")
-VOCABULARIES = (512, 1024, 4096)
+FLOPS = float(os.environ.get("FLEDGE_FLOPS", "4e12"))  # a minute or so on one core
+CONTEXT, SEQUENCES, HEAD_WIDTH = 256, 8, 32
+VOCABULARIES = (512, 1024, 2048)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of `pretrain train` besides the common ones."""
+    """A shape, and options of `pretrain train` besides."""
 
     name: str
-    options: tuple[str, ...]
+    architecture: str
+    layers: int
+    width: int
+    options: tuple[str, ...] = ()
     vocab_size: int = 1024
 
-
-def _muon(
-    name: str, architecture: str, layers: int, width: int, *more: str, vocab_size: int = 1024
-) -> Recipe:
-    shape = (f"--model.architecture={architecture}", f"--model.layers={layers}", f"--model.width={width}")
-    return Recipe(name, (*shape, *more), vocab_size)
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that cost the common number of FLOPs."""
+        shape = find_config(self.architecture).sized(
+            vocab_size=self.vocab_size,
+            context=CONTEXT,
+            layers=self.layers,
+            width=self.width,
+            heads=self.width // HEAD_WIDTH,
+        )
+        return round(FLOPS / (build(shape, seed=None).flops_per_token(CONTEXT) * SEQUENCES * CONTEXT))
 
 
 ADAMW = "--optim.optimizer=adamw"
 RECIPES = [
-    _muon("qwen3 4x128 muon", "qwen3", 4, 128),
-    _muon("qwen3 4x128 muon, 512 tokens", "qwen3", 4, 128, vocab_size=512),
-    _muon("qwen3 4x128 muon, 4096 tokens", "qwen3", 4, 128, vocab_size=4096),
-    _muon("qwen3 4x128 muon, learning rate 0.002", "qwen3", 4, 128, "--optim.muon-learning-rate=0.002"),
-    _muon("qwen3 4x128 adamw 0.01", "qwen3", 4, 128, ADAMW, "--optim.learning-rate=0.01"),
-    _muon("qwen3 4x128 adamw 0.001", "qwen3", 4, 128, ADAMW, "--optim.learning-rate=0.001"),
-    _muon("qwen3 4x128 adamw 0.0001", "qwen3", 4, 128, ADAMW, "--optim.learning-rate=0.0001"),
-    _muon("nanochat 4x128 muon", "nanochat", 4, 128),
-    _muon("gpt2 4x128 muon", "gpt2", 4, 128),
-    _muon("gpt2 4x128 adamw 0.001", "gpt2", 4, 128, ADAMW, "--optim.learning-rate=0.001"),
-    _muon("qwen3 2x64 muon", "qwen3", 2, 64),
-    _muon("qwen3 1x128 muon", "qwen3", 1, 128),
-    _muon("qwen3 8x256 muon", "qwen3", 8, 256),
+    Recipe("qwen3 4x128 muon", "qwen3", 4, 128),
+    Recipe("qwen3 4x128 muon, 512 tokens", "qwen3", 4, 128, vocab_size=512),
+    Recipe("qwen3 4x128 muon, 2048 tokens", "qwen3", 4, 128, vocab_size=2048),
+    Recipe("qwen3 4x128 muon 0.002", "qwen3", 4, 128, ("--optim.muon-learning-rate=0.002",)),
+    Recipe("qwen3 4x128 adamw 0.01", "qwen3", 4, 128, (ADAMW, "--optim.learning-rate=0.01")),
+    Recipe("qwen3 4x128 adamw 0.001", "qwen3", 4, 128, (ADAMW, "--optim.learning-rate=0.001")),
+    Recipe("qwen3 4x128 adamw 0.0001", "qwen3", 4, 128, (ADAMW, "--optim.learning-rate=0.0001")),
+    Recipe("nanochat 4x128 muon", "nanochat", 4, 128),
+    Recipe("gpt2 4x128 muon", "gpt2", 4, 128),
+    Recipe("gpt2 4x128 adamw 0.001", "gpt2", 4, 128, (ADAMW, "--optim.learning-rate=0.001")),
+    Recipe("qwen3 2x64 muon", "qwen3", 2, 64),
+    Recipe("qwen3 1x128 muon", "qwen3", 1, 128),
+    Recipe("qwen3 8x256 muon", "qwen3", 8, 256),
 ]
 
 
@@ -84,12 +95,14 @@ def run() -> list[Row]:
 
 
 def _train(folder: Path, corpus: str, recipe: Recipe) -> float:
-    """Bits per byte on the validation text after one time budget."""
+    """Bits per byte on the validation text after the common arithmetic."""
     out = folder / f"run-{corpus}-{recipe.name.replace(' ', '-')}"
     data = folder / f"{corpus}-{recipe.vocab_size}"
     result = _fledge("pretrain", "train", "--config=hamlet", f"--data={data}", f"--out={out}", "--run.threads=1",
-                     "--samples.every=0", "--run.checkpoint-every=100000", f"--time-budget={BUDGET}",
-                     *recipe.options)  # fmt: skip
+                     "--samples.every=0", "--run.checkpoint-every=100000", f"--run.max-steps={recipe.steps}",
+                     f"--model.architecture={recipe.architecture}", f"--model.layers={recipe.layers}",
+                     f"--model.width={recipe.width}", f"--model.heads={recipe.width // HEAD_WIDTH}",
+                     f"--model.context={CONTEXT}", f"--batch.sequences={SEQUENCES}", *recipe.options)  # fmt: skip
     console.note(
         f"{corpus}: {recipe.name}: {result['validation_bits_per_byte']:.4f} after {result['steps']} steps"
     )

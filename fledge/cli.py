@@ -25,6 +25,7 @@ OWN = {
         "doctor",
         "this machine: devices, versions, what is missing and how to get it",
     ),
+    "village": ("fledge.village_files", "village", "the built-in world's data as plain files"),
     "runs": ("fledge.runs", "runs", "the runs that are there: command, state, parent, loss, size"),
 }
 

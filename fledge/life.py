@@ -61,16 +61,18 @@ def _pretrain_bands(result: commands.Result) -> list[Band]:
     return [Band("pretrain bits per byte above the village's floor", gap, GAP_LIMIT, 0 <= gap <= GAP_LIMIT)]
 
 
-def run(out: Path) -> commands.Result:
+def run(out: Path, stages: list[Stage] | None = None) -> commands.Result:
     """Live the life in a folder; stages that are there already are not done again.
 
+    Args:
+        stages: None takes those of `life`.
     Returns:
         the `--json` object of `fledge demo`.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     results: dict[str, commands.Result] = {}
     bands: list[Band] = []
-    stages = life()
+    stages = life() if stages is None else stages
     for number, stage in enumerate(stages, 1):
         console.note(f"\n[{number}/{len(stages)}] {stage.name}")
         path = out / stage.name
