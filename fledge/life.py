@@ -12,6 +12,7 @@ import click
 from fledge import commands, config, console, rundir
 from fledge.config import CommandConfig
 from fledge.errors import RunError, RunFailed
+from fledge.metrics_log import whole_lines
 
 VILLAGE = "village:hamlet"
 GAP_LIMIT = 0.15  # bits per byte above the floor of who knows the village
@@ -124,10 +125,7 @@ def last_screen(result: commands.Result) -> str:
         [b["name"], f"{b['value']:.3f}", f"{b['limit']}", "yes" if b["passed"] else "NO"]
         for b in result["bands"]
     ]
-    samples = [
-        json.loads(line)
-        for line in (Path(out) / "pretrain" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    samples = [json.loads(line) for line in whole_lines(Path(out) / "pretrain" / "samples.jsonl")]
     last = [s for s in samples if s["step"] == pretrained["steps"]]
     return "\n".join(
         [

@@ -35,7 +35,7 @@ class MetricsLog:
         self._path = run / "metrics.jsonl"
         if keep_to_step is not None:
             write_file(
-                self._path, "".join(line for line in _lines(self._path) if _step(line) <= keep_to_step)
+                self._path, "".join(line for line in whole_lines(self._path) if _step(line) <= keep_to_step)
             )
         self._file: TextIO = self._path.open("a", encoding="utf-8")
         self._trackers = [_open_tracker(name, run, keep_to_step) for name in trackers]
@@ -58,16 +58,16 @@ class MetricsLog:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics.jsonl; an empty list when there is none."""
-    return [json.loads(line) for line in _lines(run / "metrics.jsonl")]
+    return [json.loads(line) for line in whole_lines(run / "metrics.jsonl")]
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file: a last line cut by a kill is left out."""
+def whole_lines(path: Path) -> list[str]:
+    """The whole lines of a JSON lines file, none where it is missing; a last line cut by a kill is left out."""
     if not path.is_file():
         return []
-    return [
-        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
+    # Not str.splitlines: it also cuts at U+2028 and the like, which JSON leaves as they are inside of a text.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [line.decode("utf-8") + "\n" for line in lines]
 
 
 def _step(line: str) -> int:

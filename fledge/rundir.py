@@ -16,7 +16,7 @@ from typing import IO, Any
 from fledge import atomic, checkpoints, config, lineage
 from fledge.config import CommandConfig
 from fledge.errors import Interrupted, RunError
-from fledge.metrics_log import MetricsLog
+from fledge.metrics_log import MetricsLog, whole_lines
 
 RUNS = Path("runs")
 
@@ -61,11 +61,7 @@ class RunFolder:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one object to metrics.jsonl (and to the trackers)."""
-        if self._metrics is None:
-            resumed_at = checkpoints.step_of(self.resumes_from) if self.resumes_from else -1
-            self._metrics = MetricsLog(self.path, self._trackers, resumed_at)
-            self._trim_samples(resumed_at)
-        self._metrics.log(metrics)
+        self._log().log(metrics)
 
     def track_with(self, trackers: Sequence[str]) -> None:
         """Mirror the metrics to these trackers, from the first `log` on."""
@@ -73,18 +69,26 @@ class RunFolder:
 
     def log_sample(self, sample: dict[str, Any]) -> None:
         """Append one object to samples.jsonl: step, prompt, text ..."""
-        with (self.path / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        self._log()
+        with (
+            atomic.disk_errors(self.path / "samples.jsonl"),
+            (self.path / "samples.jsonl").open("a", encoding="utf-8") as file,
+        ):
+            file.write(_line(sample))
 
-    def _trim_samples(self, step: int) -> None:
-        file = self.path / "samples.jsonl"
-        if file.is_file():
-            kept = [
-                line
-                for line in file.read_text(encoding="utf-8").splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
-            atomic.write_file(file, "".join(kept))
+    def samples(self) -> list[dict[str, Any]]:
+        """All objects of samples.jsonl."""
+        return [json.loads(line) for line in whole_lines(self.path / "samples.jsonl")]
+
+    def _log(self) -> MetricsLog:
+        """The open metrics.jsonl; the first call drops from both logs what a resumed run will write again."""
+        if self._metrics is None:
+            resumed_at = checkpoints.step_of(self.resumes_from) if self.resumes_from else -1
+            kept = [sample for sample in self.samples() if sample["step"] <= resumed_at]
+            if kept or (self.path / "samples.jsonl").is_file():
+                self.write("samples.jsonl", "".join(_line(sample) for sample in kept))
+            self._metrics = MetricsLog(self.path, self._trackers, resumed_at)
+        return self._metrics
 
     def write_summary(self, markdown: str) -> None:
         """Write summary.md, which the command line also prints."""
@@ -257,3 +261,7 @@ def _lock(path: Path) -> IO[str]:
         file.close()
         raise RunError(f"{path}: in use by another process; wait for it, or stop it") from None
     return file
+
+
+def _line(sample: dict[str, Any]) -> str:
+    return json.dumps(sample, ensure_ascii=False) + "\n"

@@ -118,12 +118,6 @@ def _lines(result: dict[str, Any], data: TrainingData) -> list[str]:
 
 
 def _summary(folder: RunFolder, result: dict[str, Any], data: TrainingData) -> str:
-    samples_file = folder.path / "samples.jsonl"
-    samples = (
-        [json.loads(line) for line in samples_file.read_text(encoding="utf-8").splitlines()]
-        if samples_file.is_file()
-        else []
-    )
     lines = [f"# {folder.path}", ""]
     lines += [
         f"{console.format_count(result['parameters'])} parameters, {result['steps']} steps in "
@@ -131,7 +125,7 @@ def _summary(folder: RunFolder, result: dict[str, Any], data: TrainingData) -> s
         "",
     ]
     lines += [f"- {line}" for line in _lines(result, data)]
-    last = [sample for sample in samples if sample["step"] == result["steps"]]
+    last = [sample for sample in folder.samples() if sample["step"] == result["steps"]]
     if last:
         lines += ["", "## Samples", ""]
         lines += [f"> {sample['prompt']}{sample['text']}".replace("\n", "\n> ") + "\n" for sample in last]

@@ -82,6 +82,25 @@ def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> N
     assert samples == [1, 2]
 
 
+def test_samples_before_the_first_metrics_are_kept(tmp_path: Path) -> None:
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        folder.log_sample({"step": 1, "text": "x"})
+        folder.log({"step": 2, "loss": 1.0})
+        assert [sample["step"] for sample in folder.samples()] == [1]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c", "\r"])
+def test_a_sample_with_odd_line_ends_comes_back(tmp_path: Path, separator: str) -> None:
+    sample = {"step": 1, "text": f"a{separator}b"}
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        folder.log_sample(sample)
+        with folder.checkpoint(1):
+            pass
+    with rundir.reopen(tmp_path / "r") as folder:
+        folder.log({"step": 2, "loss": 1.0})
+        assert folder.samples() == [sample]
+
+
 def test_metric_names_come_from_one_vocabulary(tmp_path: Path) -> None:
     with rundir.create(Command(), tmp_path / "r") as folder, pytest.raises(AssertionError, match="los"):
         folder.log({"step": 1, "los": 1.0})
