@@ -7,15 +7,17 @@ import importlib
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fledge import atomic, config, console, lineage, rundir
+from fledge import atomic, checkpoints, config, console, lineage, rundir
 from fledge.config import CommandConfig, FieldPath
-from fledge.errors import FledgeError, RunError, UsageError
+from fledge.errors import FledgeError, Interrupted, RunError, UsageError
 
 Result = dict[str, Any]
+
+SEEDS = "seeds.json"  # in the folder of a run of several seeds
 
 
 def execute(
@@ -32,14 +34,15 @@ def execute(
     run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
     if not resolved.makes_run:
         return _timed(resolved, None, lambda: run(resolved))
-    with rundir.create(resolved, out, options) as folder:
-        console.note(f"run folder: {folder.path}")
-        try:
+    folder = rundir.create(resolved, out, options)
+    try:
+        with folder:
+            console.note(f"run folder: {folder.path}")
             return _timed(resolved, folder.path, lambda: run(resolved, folder))
-        except FledgeError as error:
-            if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
-                rundir.discard_if_empty(folder)
-            raise
+    except FledgeError as error:
+        if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
+            rundir.discard_if_empty(folder.path)
+        raise
 
 
 def resume(
@@ -52,14 +55,19 @@ def resume(
     Raises:
         RunError: no run folder, of another command, in use, or an option differs.
     """
-    if (path / "seeds.json").is_file():
+    if (path / SEEDS).is_file():
         return _resume_seeds(config_class, path, file, overrides)
     with rundir.reopen(path) as folder:
-        resolved = _merged(config_class, path, file, overrides)
+        resolved = resumed_config(config_class, path, file, overrides)
         done = rundir.read_result(path)
         if done is not None and not _asks_for_more(config_class, path, resolved):
             console.note(f"{path}: finished already; nothing to do (ask for more with --run.max-steps)")
             return done
+        if done is not None and folder.resumes_from is None:
+            raise RunError(
+                f"{path}: finished, and has no whole checkpoint left to go on from; "
+                f"train its model further in a new run, with --init {path}"
+            )
         (path / "result.json").unlink(missing_ok=True)
         folder.freeze(resolved)
         if folder.resumes_from is None:
@@ -67,6 +75,8 @@ def resume(
             console.note(f"{path}: no whole checkpoint; starting again with the same seed")
         else:
             console.note(f"{path}: continuing from {folder.resumes_from.name}")
+            # Damaged ones will be written again; until then they would count as the newest when pruning.
+            checkpoints.drop_after(folder.checkpoints, checkpoints.step_of(folder.resumes_from))
         run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
         return _timed(resolved, path, lambda: run(resolved, folder))
 
@@ -76,34 +86,48 @@ def execute_seeds(
 ) -> Result:
     """Run a training command once a seed, in `RUN/seed-<n>`, and write one summary with mean and spread."""
     path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")
-    if path.exists() and any(path.iterdir()):
-        raise RunError(f"{path}: exists already and is never overwritten; choose another --out")
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "seeds.json").write_text(json.dumps({"seeds": seeds, "options": options}), encoding="utf-8")
-    (path / "config.yaml").write_text(config.dump(resolved), encoding="utf-8")
-    results = []
-    for seed in seeds:
-        console.note(f"seed {seed}")
-        results.append(
-            execute(config.with_values(resolved, {"run.seed": seed}), path / f"seed-{seed}", options)
-        )
-    return _summarise_seeds(path, seeds, results)
+    with atomic.disk_errors(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: exists already and is never overwritten; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+    atomic.write_file(path / "config.yaml", config.dump(resolved))
+    atomic.write_file(path / SEEDS, json.dumps({"seeds": seeds, "options": options}))
+    try:
+        return _each_seed(path, seeds, lambda child, seed: execute(_seeded(resolved, seed), child, options))
+    except FledgeError as error:
+        if error.exit_code == FledgeError.exit_code:
+            rundir.discard_if_empty(path)
+        raise
 
 
 def _resume_seeds(
     config_class: type[CommandConfig], path: Path, file: Path | None, overrides: Mapping[FieldPath, Any]
 ) -> Result:
-    record = json.loads((path / "seeds.json").read_text(encoding="utf-8"))
-    results = []
-    for seed in record["seeds"]:
-        child = path / f"seed-{seed}"
-        console.note(f"seed {seed}")
+    record = json.loads((path / SEEDS).read_text(encoding="utf-8"))
+    resolved = resumed_config(config_class, path, file, overrides)
+
+    def carry_on(child: Path, seed: int) -> Result:
         if rundir.is_run(child):
-            results.append(resume(config_class, child, file, overrides))
-        else:
-            base = config.load(config_class, path / "config.yaml", {**overrides, ("run", "seed"): seed})
-            results.append(execute(base, child, record["options"]))
-    return _summarise_seeds(path, record["seeds"], results)
+            return resume(config_class, child, file, {**overrides, ("run", "seed"): seed})
+        return execute(_seeded(resolved, seed), child, record["options"])
+
+    return _each_seed(path, record["seeds"], carry_on)
+
+
+def _seeded(resolved: CommandConfig, seed: int) -> CommandConfig:
+    return config.with_values(resolved, {"run.seed": seed})
+
+
+def _each_seed(path: Path, seeds: list[int], run: Callable[[Path, int], Result]) -> Result:
+    """Run the seeds of a folder one after the other and sum them up."""
+    results = []
+    for seed in seeds:
+        console.note(f"seed {seed}")
+        try:
+            results.append(run(path / f"seed-{seed}", seed))
+        except Interrupted:
+            raise Interrupted(f"stopped in seed {seed}; continue with --resume {path}") from None
+    return _summarise_seeds(path, seeds, results)
 
 
 def _summarise_seeds(path: Path, seeds: list[int], results: list[Result]) -> Result:
@@ -124,9 +148,9 @@ def _summarise_seeds(path: Path, seeds: list[int], results: list[Result]) -> Res
     summary = f"# {len(seeds)} seeds: {', '.join(map(str, seeds))}\n\n" + console.table(
         rows, ["result", "mean", "standard deviation"]
     )
-    (path / "summary.md").write_text(summary + "\n", encoding="utf-8")
+    atomic.write_file(path / "summary.md", summary + "\n")
     result = {"command": results[0]["command"], "out": str(path), "seeds": seeds, "results": spread}
-    (path / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    atomic.write_file(path / "result.json", json.dumps(result, indent=1))
     return result
 
 
@@ -147,48 +171,65 @@ def _timed(resolved: CommandConfig, path: Path | None, run: Any) -> Result:
     return complete
 
 
-def _merged(
+def resumed_config(
     config_class: type[CommandConfig], path: Path, file: Path | None, overrides: Mapping[FieldPath, Any]
 ) -> CommandConfig:
-    """The run's frozen config with the changes that a resumed run may make.
+    """The config with which a run goes on: its frozen one with the changes that a resumed run may make.
 
     Raises:
-        RunError: an option differs from the run's own and may not.
+        RunError: it is no run of this command, or an option differs from the run's own and may not.
     """
-    record = lineage.read(path)
     own = f"{config_class.stage} {config_class.command}"
-    if record["command"] != own:
-        raise RunError(f"{path}: a run of 'fledge {record['command']}', not of 'fledge {own}'")
     frozen = config.load(config_class, path / "config.yaml")
-    typed = record.get("options", {})
-    asked = config.load(config_class, path / "config.yaml", overrides)
+    record = _record(path)
+    if record.get("command", own) != own:
+        raise RunError(f"{path}: a run of 'fledge {record['command']}', not of 'fledge {own}'")
+    asked = config_class.model_validate(record["asked"]) if "asked" in record else frozen
+    # What was typed first beat the config file then, so it does when only the file is repeated.
+    typed = {tuple(k.split(".")): value for k, value in record["options"].items() if k != "config"}
+    named = set(overrides) | (config.named_in(config_class, file) if file else set())
+    left_out = {
+        leaf: config.get(asked, leaf)
+        for leaf, info in config.leaves(config_class)
+        if info.is_required() and leaf not in named
+    }
+    given = config.load(config_class, file or path / "config.yaml", {**left_out, **typed, **overrides})
     problems, changes = [], {}
-    for leaf in overrides:
-        dotted = ".".join(leaf)
-        old, new = config.get(frozen, leaf), config.get(asked, leaf)
-        if new == old or (dotted in typed and typed[dotted] == json.loads(json.dumps(overrides[leaf]))):
+    for leaf in sorted(named):
+        dotted, old, new = ".".join(leaf), config.get(frozen, leaf), config.get(given, leaf)
+        if new in (old, config.get(asked, leaf)):
             continue
         rule = config_class.resumable.get(dotted)
         if rule == "any" or (rule == "more" and new > old):
             changes[dotted] = new
         else:
             more = " (it can only grow)" if rule == "more" else ""
+            source = f"--config {file}: " if leaf not in overrides else ""
             problems.append(
-                f"{config.flag(leaf)} {new}: the run has {old}{more}; leave it out, or start a new run"
+                f"{source}{config.flag(leaf)} {new}: the run has {old}{more}; leave it out, or start a new run"
             )
-    if (
-        file is not None
-        and typed.get("config") != str(file)
-        and file.resolve() != (path / "config.yaml").resolve()
-    ):
-        given = config.load(config_class, file, overrides)
-        for leaf, _ in config.leaves(config_class):
-            if config.get(given, leaf) != config.get(frozen, leaf):
-                problems.append(f"--config {file}: {config.flag(leaf)} differs from the run's own")
-                break
     if problems:
         raise RunError("\n".join(f"{path}: {problem}" for problem in problems))
     return config.with_values(frozen, changes)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a run folder, or a folder of several seeds, says about how it was started."""
+    if (path / SEEDS).is_file():
+        return dict(json.loads((path / SEEDS).read_text(encoding="utf-8")))
+    return lineage.read(path)
+
+
+def check_seeds(path: Path, seeds: list[int]) -> None:
+    """Check that `--seeds`, repeated with `--resume`, are the run's own.
+
+    Raises:
+        RunError: they are others, or it is a run of one seed.
+    """
+    own = _record(path).get("seeds")
+    if seeds != own:
+        has = f"has {','.join(map(str, own))}" if own else "is of a single seed"
+        raise RunError(f"{path}: --seeds: the run {has}; leave it out, or start a new run")
 
 
 def _asks_for_more(config_class: type[CommandConfig], path: Path, resolved: CommandConfig) -> bool:

@@ -192,6 +192,12 @@ def load(config_class: type[C], file: Path | None, overrides: Mapping[FieldPath,
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
 
 
+def named_in(config_class: type[Config], file: Path) -> set[FieldPath]:
+    """The settings that a YAML file names."""
+    _, lines = _read_yaml(file)
+    return {leaf for leaf, _ in leaves(config_class)} & set(lines)
+
+
 def dump(config: Config) -> str:
     """The config as YAML that `load` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

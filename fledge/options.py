@@ -158,6 +158,12 @@ def _carry_out(
     if resume:
         if out:
             raise UsageError("--out and --resume can't be given together: a resumed run stays in its folder")
+        if values.get("seeds"):
+            commands.check_seeds(Path(resume), commands.parse_seeds(values["seeds"]))
+        if values["dry_run"]:
+            resolved = commands.resumed_config(config_class, Path(resume), file, overrides)
+            console.result(configs.dump(resolved).rstrip())
+            return
         result = commands.resume(config_class, Path(resume), file, overrides)
     else:
         default = configs.shipped(config_class, "default")

@@ -140,7 +140,7 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
 
     Args:
         out: the folder; None takes `runs/<stage>-<command>-<n>` with the next free n.
-        options: what was typed (kept so that a resumed run can be compared with it).
+        options: what was typed (kept, with all that was asked for, to be compared when a run is resumed).
     Raises:
         RunError: the folder exists already, or can't be written.
     """
@@ -157,6 +157,7 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
         "command": f"{resolved.stage} {resolved.command}",
         "argv": sys.argv[1:],
         "options": options or {},
+        "asked": resolved.model_dump(mode="json"),
         "seed": getattr(getattr(resolved, "run", None), "seed", None),
         "parents": [],
         "versions": lineage.versions(),
@@ -191,10 +192,10 @@ def restart(folder: RunFolder) -> None:
         shutil.rmtree(folder.path / name, ignore_errors=True)
 
 
-def discard_if_empty(folder: RunFolder) -> None:
-    """Remove a run folder in which a command has made nothing yet."""
-    if {entry.name for entry in folder.path.iterdir()} <= {"config.yaml", "lineage.json", ".lock"}:
-        shutil.rmtree(folder.path)
+def discard_if_empty(path: Path) -> None:
+    """Remove a run folder in which a command has made nothing yet; it must not be locked any more."""
+    if {entry.name for entry in path.iterdir()} <= {"config.yaml", "lineage.json", "seeds.json", ".lock"}:
+        shutil.rmtree(path)
 
 
 def is_run(path: Path) -> bool:

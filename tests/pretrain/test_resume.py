@@ -1,0 +1,129 @@
+"""`fledge pretrain train --resume`: what may be repeated, what may change, and what must never be lost."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fledge import checkpoints
+from fledge.__main__ import run
+
+TINY = """
+model: {context: 32, layers: 1, width: 16, heads: 2}
+batch: {sequences: 2}
+run: {seed: 0, max_steps: 6, checkpoint_every: 2, log_every: 2, threads: 1, dtype: float32}
+validation: {every: 2, sequences: 2}
+samples: {every: 0}
+"""
+RESUME = ["pretrain", "train", "--resume"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture
+def out(story_shards: Path, tiny: Path, tmp_path: Path) -> Path:
+    """A finished run of 6 steps."""
+    out = tmp_path / "r"
+    train = ["pretrain", "train", "--data", str(story_shards), "--out", str(out), "--config", str(tiny)]
+    assert run([*train, "--run.log-every=3"]) == 0
+    return out
+
+
+def steps(out: Path) -> list[int]:
+    return [checkpoints.step_of(checkpoint) for checkpoint in checkpoints.listed(out / "checkpoints")]
+
+
+def test_the_config_may_be_repeated_alone_or_with_all_options(
+    out: Path, tiny: Path, story_shards: Path
+) -> None:
+    assert run([*RESUME, str(out), "--config", str(tiny)]) == 0
+    both = ["--config", str(tiny), "--data", str(story_shards), "--run.log-every=3", "--run.device=auto"]
+    assert run([*RESUME, str(out), *both]) == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["run"]["log_every"] == 3
+
+
+def test_a_config_that_differs_is_an_error(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(TINY.replace("sequences: 2}\nrun", "sequences: 4}\nrun"))
+    assert run([*RESUME, str(out), "--config", str(other)]) == 1
+    assert f"--config {other}: --batch.sequences 4: the run has 2" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_config_and_changes_nothing(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert run([*RESUME, str(out), "--run.max-steps=8", "--dry-run"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["run"]["max_steps"] == 8
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_a_finished_run_without_checkpoints_keeps_its_model(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(out / "checkpoints")
+    assert run([*RESUME, str(out), "--run.max-steps=8"]) == 1
+    assert f"train its model further in a new run, with --init {out}" in capsys.readouterr().err
+    assert (out / "model" / "model.safetensors").is_file()
+    assert (out / "result.json").is_file()
+
+
+def test_a_damaged_newest_checkpoint_does_not_push_out_the_new_ones(out: Path) -> None:
+    (out / "checkpoints" / "step-000006").rename(out / "checkpoints" / "step-000900")
+    (out / "checkpoints" / "step-000900" / checkpoints.MANIFEST).unlink()
+    (out / "result.json").unlink()
+    assert run([*RESUME, str(out), "--run.keep-checkpoints=1"]) == 0
+    assert 6 in steps(out)
+    assert 900 not in steps(out)
+
+
+@pytest.fixture
+def two_seeds(story_shards: Path, tiny: Path, tmp_path: Path) -> list[str]:
+    """A command that trains two seeds."""
+    start = ["pretrain", "train", "--data", str(story_shards), "--config", str(tiny), "--seeds=1,2"]
+    return [*start, "--out", str(tmp_path / "seeds")]
+
+
+def test_seeds_are_continued_where_they_were_stopped(
+    two_seeds: list[str], tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "seeds"
+    command = [sys.executable, "-m", "fledge", *two_seeds, "--run.max-steps=60"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("seed-1/checkpoints/step-*")):
+        time.sleep(0.01)  # watches another process's folder
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert f"error: stopped in seed 1; continue with --resume {out}\n" in stderr
+    assert run([*RESUME, str(out), "--seeds=1,2", "--json", "--config", str(tiny)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["results"]["steps"]["values"] == [60, 60]
+    assert run([*RESUME, str(out), "--seeds=1,3"]) == 1
+    assert "--seeds: the run has 1,2; leave it out" in capsys.readouterr().err
+    assert run([*RESUME, str(out), "--batch.sequences=4"]) == 1
+    assert "--batch.sequences 4: the run has 2" in capsys.readouterr().err
+
+
+def test_seeds_with_a_wrong_setting_leave_no_folder(two_seeds: list[str], tmp_path: Path) -> None:
+    assert run([*two_seeds, "--model.heads=5"]) == 1
+    assert not (tmp_path / "seeds").exists()
+
+
+def test_seeds_never_overwrite_a_file(two_seeds: list[str], tmp_path: Path) -> None:
+    (tmp_path / "seeds").write_text("mine")
+    assert run(two_seeds) == 1
+    assert (tmp_path / "seeds").read_text() == "mine"
