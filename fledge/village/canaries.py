@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fledge.village.random_stream import Stream, make_key
+from fledge.village.random_stream import Stream
 from fledge.village.stories import rows as story_rows
-from fledge.village.world import VERSION, World
+from fledge.village.world import World
 
 COUNTS = (0, 1, 2, 4, 8, 16, 32, 64)  # how often the canaries of a group stand in the corpus
 _PER_COUNT = 4
@@ -34,17 +34,13 @@ class Canary:
 
 def canaries(world: World) -> list[Canary]:
     """All canaries of a world; no two share a secret or a chest."""
-    stream = Stream(make_key(VERSION, "canaries", world.name, world.seed))
-    total = len(COUNTS) * _PER_COUNT
-    secrets = stream.sample(range(10**NUM_DIGITS), total)
-    chests = stream.sample(range(100, 1000), total)
+    stream = Stream(world.key("canaries"))
+    copies = [num_copies for num_copies in COUNTS for _ in range(_PER_COUNT)]
+    secrets = stream.sample(range(10**NUM_DIGITS), len(copies))
+    chests = stream.sample(range(100, 1000), len(copies))
     return [
-        Canary(
-            f"The number that opens chest {chest} is ",
-            " ".join(f"{secret:0{NUM_DIGITS}d}"),
-            COUNTS[k // _PER_COUNT],
-        )
-        for k, (chest, secret) in enumerate(zip(chests, secrets, strict=True))
+        Canary(f"The number that opens chest {chest} is ", " ".join(f"{secret:0{NUM_DIGITS}d}"), num_copies)
+        for chest, secret, num_copies in zip(chests, secrets, copies, strict=True)
     ]
 
 
@@ -54,14 +50,13 @@ def rows(world: World, part: str = "train", count: int | None = None) -> Iterato
     `copies` is 0 for a story and the canary's count for a canary. Each copy is a document of its own, so
     whoever drops repeated documents removes what is to be measured. Part "test" has no canaries.
     """
-    texts = story_rows(world, part, count)
     num_stories = (world.size.stories if count is None else count) if part == "train" else 0
-    stream = Stream(make_key(VERSION, "canary places", world.name, world.seed))
+    stream = Stream(world.key("canary places"))
     places: dict[int, list[Canary]] = {}
     for canary in canaries(world):
         for _ in range(canary.num_copies if num_stories else 0):
             places.setdefault(stream.below(num_stories), []).append(canary)
-    for number, row in enumerate(texts):
+    for number, row in enumerate(story_rows(world, part, count)):
         yield {**row, "copies": 0}
         for canary in places.get(number, ()):
             yield {"text": canary.text, "copies": canary.num_copies}

@@ -1,13 +1,11 @@
 """Exact probabilities of stories, the two floors in bits per byte, and what a model knows between them.
 
 World floor: the reader knows the grammar, the roster (names and fame) and every lasting fact.
-Grammar floor: the reader knows grammar and roster, but no fact. Within a story facts are consistent, so the
-first telling of a fact costs -log of its prior and later ones nothing; from one story to the next nothing
-is kept. Facts are independent and a story's choices don't depend on facts still untold, so summing them out
-is exactly this. A text has one derivation, so its probability is the product of that derivation's choices.
-No model that knows only the grammar can do better on average than the grammar floor, and none at all
-better than the world floor. The end of a story costs nothing: "The end." is its certain end, so the
-end-of-text token is left out on both sides.
+Grammar floor: the reader knows grammar and roster, but no fact, and keeps nothing from one story to the next.
+On average no model that knows only the grammar does better than the latter, and none at all than the former.
+A text has one derivation; its probability is the product of that derivation's choices, where the first telling
+of a fact costs -log of its prior and later ones nothing: facts are independent and choices don't depend on facts
+still untold, so this sums them out exactly. End-of-text is left out: it is certain after "The end.".
 """
 
 from collections.abc import Iterable
@@ -22,11 +20,7 @@ from fledge.village.world import World
 def log_prob(world: World, text: str) -> float:
     """Log-probability of a story (nats) for one who knows this world; -inf for what it never tells."""
     steps = parse_story(world, text)
-    if steps is None or any(
-        step.fact and step.fact[0].facts[step.fact[1]] is not step.fact[2] for step in steps
-    ):
-        return -inf
-    return sum(step.nats for step in steps if not step.fact)
+    return -inf if steps is None else sum(step.known_nats for step in steps)
 
 
 def log_prob_grammar(world: World, text: str) -> float:
@@ -53,13 +47,13 @@ def fact_spans(world: World, text: str) -> list[FactSpan]:
     A model's surprisal over such a span, against `prior_bits`, says whether it knows that fact; unlike the
     loss of the whole text this does not mix with how well it knows the grammar.
     """
-    return [
-        FactSpan(
-            step.start, step.end, str(step.fact[0]), step.fact[1], str(step.fact[2]), -step.nats / log(2)
-        )
-        for step in parse_story(world, text) or ()
-        if step.fact and step.is_news
-    ]
+    spans = []
+    for step in parse_story(world, text) or ():
+        if step.fact and step.is_news:
+            person, attribute, value = step.fact
+            bits = -step.nats / log(2)
+            spans.append(FactSpan(step.start, step.end, str(person), attribute, str(value), bits))
+    return spans
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,7 @@ class Floors:
         return (self.grammar_bits_per_byte - self.world_bits_per_byte) * self.num_bytes
 
     def known_bits(self, model_bits_per_byte: float) -> float:
-        """What a model saves against the grammar floor, in bits.
-
-        Negative while it still pays more for grammar than it saves by knowing facts; see `fact_spans`.
-        """
+        """What a model saves against the grammar floor, in bits; negative while grammar costs it even more."""
         return (self.grammar_bits_per_byte - model_bits_per_byte) * self.num_bytes
 
     def known_share(self, model_bits_per_byte: float) -> float:
@@ -95,13 +86,14 @@ def floors(world: World, texts: Iterable[str]) -> Floors:
     """
     grammar, known, num_bytes = 0.0, 0.0, 0
     for text in texts:
-        steps = parse_story(world, text)
-        if steps is None:
+        steps = parse_story(world, text) or ()
+        known_nats = sum(step.known_nats for step in steps)
+        if not steps or known_nats == -inf:
             raise DataError(
                 f"village: not a story of {world.name}-{world.seed}: {text[:80]!r}; floors need whole stories"
             )
         grammar -= sum(step.nats for step in steps)
-        known -= sum(step.nats for step in steps if not step.fact)
+        known -= known_nats
         num_bytes += len(text.encode())
     if not num_bytes:
         raise DataError("village: no stories to take the floors of")

@@ -19,9 +19,9 @@ the same rules under other weights make another grammar.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from math import log, prod
+from math import inf, log, prod
 from typing import Any, NamedTuple
 
 
@@ -38,9 +38,10 @@ class Value:
 
 
 class Table:
-    """Values with positive integer weights."""
+    """Values with positive integer weights, all 1 by default."""
 
-    def __init__(self, values: list[Value], weights: list[int]) -> None:
+    def __init__(self, values: list[Value], weights: list[int] | None = None) -> None:
+        weights = [1] * len(values) if weights is None else weights
         self.values = values
         self.weight = dict(zip(values, weights, strict=True))
         self.total = sum(weights)
@@ -66,12 +67,6 @@ class Table:
                 yield value, written
 
 
-def zipf_weights(count: int, shift: int = 2) -> list[int]:
-    """Weights that fall as 1 / (rank + shift): Zipf's law with Mandelbrot's shift, which makes the top flatter."""
-    head = 8 * (count + shift)  # so that the last still weighs 8, and rounding down changes little
-    return [head // (rank + shift) for rank in range(1, count + 1)]
-
-
 @dataclass(eq=False, slots=True)
 class Rule:
     """Alternatives (templates as lists of ops) with weights; `tickets` holds one entry per unit of weight."""
@@ -79,12 +74,6 @@ class Rule:
     alternatives: list[list["Op"]] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     tickets: list[list["Op"]] = field(default_factory=list)
-
-    def add(self, ops: list["Op"], weight: int) -> None:
-        """Append an alternative."""
-        self.alternatives.append(ops)
-        self.weights.append(weight)
-        self.tickets.extend([ops] * weight)
 
 
 TEXT, SHOW, DRAW, FACT, AMONG, NAME, SUM, RULE = range(8)
@@ -94,12 +83,13 @@ class Op(NamedTuple):
     """One step of a compiled template; which fields count depends on the kind."""
 
     kind: int
-    text: str = ""  # TEXT: what to write
+    text: str = ""  # TEXT: what to write; else empty
     name: str = ""  # the name that is shown or bound
     form: str = ""
+    agrees_with: str = ""  # the name whose number says which form is written, instead of `form`
     owner: str = ""  # FACT: whose fact; NAME: whose value
     attribute: str = ""
-    table: Table = Table([], [])  # DRAW: drawn from; FACT: the prior from which worlds take the fact
+    table: Table = Table([])  # DRAW: drawn from; FACT: the prior from which worlds take the fact
     names: tuple[str, ...] = ()  # AMONG
     terms: tuple[tuple[int, tuple[str, ...]], ...] = ()  # SUM: (sign, factors)
     rule: Rule = Rule()
@@ -119,6 +109,14 @@ class Step(NamedTuple):
     def nats(self) -> float:
         """Log-probability of the choice."""
         return log(self.weight / self.total)
+
+    @property
+    def known_nats(self) -> float:
+        """The same for one who knows the world: true facts cost nothing, false ones are never told."""
+        if self.fact is None:
+            return self.nats
+        person, attribute, value = self.fact
+        return 0.0 if person.facts[attribute] is value else -inf
 
 
 Names = dict[str, Value]
@@ -156,11 +154,15 @@ class Grammar:
             weight = 1 if is_even else max(1, 60 // (len(rule.alternatives) + 2))
             if found["weights"]:
                 weight = int(found["weights"].split("/")[column])
-            rule.add(self._compile(found["template"].replace("\\n", "\n").replace('""', "")), weight)
+            ops = self._compile(found["template"].replace("\\n", "\n").replace('""', ""))
+            rule.alternatives.append(ops)
+            rule.weights.append(weight)
+            rule.tickets.extend([ops] * weight)
 
     def _compile(self, template: str) -> list[Op]:
         pieces = enumerate(_SLOT.split(template))
-        return [self._compile_slot(piece) if k % 2 else Op(TEXT, text=piece) for k, piece in pieces if piece]
+        ops = [self._compile_slot(piece) if k % 2 else Op(TEXT, text=piece) for k, piece in pieces if piece]
+        return ops or [Op(TEXT)]
 
     def _compile_slot(self, slot: str) -> Op:
         if slot.endswith("!"):
@@ -177,11 +179,12 @@ class Grammar:
         if form in self.priors:
             return Op(FACT, name=name, owner=head, attribute=form, form=fact_form, table=self.priors[form])
         agrees_with, form = (form[1:], "") if form.startswith("@") else ("", form)
+        op = Op(SHOW, name=name or head, form=form, agrees_with=agrees_with)
         if not name:
-            return Op(SHOW, name=head, form=form, owner=agrees_with)
+            return op
         if "|" in head:
-            return Op(AMONG, name=name, names=tuple(head.split("|")), form=form, owner=agrees_with)
-        return Op(DRAW, name=name, table=self.tables[head], form=form, owner=agrees_with)
+            return op._replace(kind=AMONG, names=tuple(head.split("|")))
+        return op._replace(kind=DRAW, table=self.tables[head])
 
     def write(self, rule: str, draw: Callable[[], int], names: Names | None = None) -> str:
         """One text from a rule.
@@ -207,7 +210,7 @@ class Grammar:
 
     def parse(self, rule: str, text: str, names: Names | None = None) -> list[tuple[Step, ...]]:
         """All derivations of the text, facts taken as unknown; a proper text has exactly one."""
-        return list(_parse(text, 0, [Op(RULE, rule=self.rules[rule])], 0, None, names or {}, {}, None))
+        return list(_parse(text, 0, [Op(RULE, rule=self.rules[rule])], names or {}, {}, ()))
 
 
 def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:
@@ -222,7 +225,7 @@ def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:
         elif kind == SUM:
             out.append(_add_up(op, names))
         elif kind == FACT:
-            value = names[op.owner].facts[op.attribute]
+            value = _named(op, names)
             if op.name:
                 names[op.name] = value
             out.append(value.forms[op.form])
@@ -231,12 +234,15 @@ def _expand(rule: Rule, choose: Choose, names: Names, out: list[str]) -> None:
                 names[op.name] = choose(op.table.tickets, names.values())
             elif kind == AMONG:
                 names[op.name] = choose(_among(op, names), ())
-            form = names[op.owner].forms["number"] if op.owner else op.form
-            out.append(names[op.name].forms[form])
+            out.append(names[op.name].forms[_form(op, names)])
 
 
 def _named(op: Op, names: Names) -> Value:
     return names[op.owner].facts[op.attribute] if op.attribute else names[op.owner]
+
+
+def _form(op: Op, names: Names) -> str:
+    return names[op.agrees_with].forms["number"] if op.agrees_with else op.form
 
 
 def _among(op: Op, names: Names) -> list[Value]:
@@ -246,93 +252,57 @@ def _among(op: Op, names: Names) -> list[Value]:
 
 
 def _add_up(op: Op, names: Names) -> str:
-    return str(
-        sum(
-            sign * prod(int(factor) if factor.isdigit() else names[factor].number for factor in factors)
-            for sign, factors in op.terms
-        )
-    )
-
-
-# What is still to be read after a rule's end: the ops, the place in them, and what follows those.
-_Rest = tuple[Sequence[Op], int, "_Rest | None"] | None
-_Trace = tuple[Step, "_Trace | None"] | None
+    total = 0
+    for sign, factors in op.terms:
+        total += sign * prod(int(factor) if factor.isdigit() else names[factor].number for factor in factors)
+    return str(total)
 
 
 def _parse(
-    text: str, at: int, ops: Sequence[Op], k: int, rest: _Rest, names: Names, told: Told, trace: _Trace
+    text: str, at: int, ops: list[Op], names: Names, told: Told, steps: tuple[Step, ...]
 ) -> Iterator[tuple[Step, ...]]:
-    """Depth first over all that may stand at `at`; branches share dictionaries and never change them."""
-    while True:
-        if k == len(ops):
-            if rest is None:
-                if at == len(text):
-                    yield _unroll(trace)
-                return
-            ops, k, rest = rest
-            continue
-        op = ops[k]
-        k += 1
+    """Depth first over all ways to read `ops` from `at` to the end; branches never change what they share."""
+    for k, op in enumerate(ops, start=1):
         kind = op.kind
         if kind in (TEXT, SHOW, SUM):
-            written = op.text if kind == TEXT else _add_up(op, names) if kind == SUM else _shown(op, names)
+            if kind == SHOW:
+                written = names[op.name].forms[_form(op, names)]
+            else:
+                written = op.text if kind == TEXT else _add_up(op, names)
             if not text.startswith(written, at):
                 return
             at += len(written)
         elif kind == NAME:
             names = {**names, op.name: _named(op, names)}
         elif kind == RULE:
-            rule = op.rule
-            after = (ops, k, rest) if k < len(ops) else rest
-            for inner, weight in zip(rule.alternatives, rule.weights, strict=True):
-                is_other = inner and inner[0].kind == TEXT and not text.startswith(inner[0].text, at)
-                if is_other or not weight:
-                    continue
-                step = Step(weight, len(rule.tickets), at, at)
-                yield from _parse(text, at, inner, 0, after, names, told, (step, trace))
+            rest, num_tickets = ops[k:], len(op.rule.tickets)
+            for inner, weight in zip(op.rule.alternatives, op.rule.weights, strict=True):
+                if weight and text.startswith(inner[0].text, at):
+                    step = Step(weight, num_tickets, at, at)
+                    yield from _parse(text, at, [*inner, *rest], names, told, (*steps, step))
             return
         else:
             for step, value in _readings(op, text, at, names, told):
                 new_names = {**names, op.name: value} if op.name else names
                 new_told = {**told, step.fact[:2]: value} if step.fact and step.is_news else told
-                yield from _parse(text, step.end, ops, k, rest, new_names, new_told, (step, trace))
+                yield from _parse(text, step.end, ops[k:], new_names, new_told, (*steps, step))
             return
+    if at == len(text):
+        yield steps
 
 
 def _readings(op: Op, text: str, at: int, names: Names, told: Told) -> Iterator[tuple[Step, Value]]:
     """What a drawing op or a fact may have written at that place."""
-    if op.kind == AMONG:
-        values = _among(op, names)
-        for value in values:
-            if text.startswith(value.forms[op.form], at):
-                yield Step(1, len(values), at, at + len(value.forms[op.form])), value
-        return
-    form = names[op.owner].forms["number"] if op.kind == DRAW and op.owner else op.form
-    excluded = set(names.values()) if op.kind == DRAW else {names[op.owner]}
-    for value, written in op.table.matches(form, text, at):
+    table = Table(_among(op, names)) if op.kind == AMONG else op.table
+    excluded = {names[op.owner]} if op.kind == FACT else set(names.values()) if op.kind == DRAW else set()
+    for value, written in table.matches(_form(op, names), text, at):
         if value in excluded:
             continue
         end = at + len(written)
-        if op.kind == DRAW:
-            yield Step(op.table.weight[value], op.table.total_without(excluded), at, end), value
-            continue
-        person = names[op.owner]
-        known = told.get((person, op.attribute))
+        fact = (names[op.owner], op.attribute, value) if op.kind == FACT else None
+        known = told.get(fact[:2]) if fact else None
         if known is None:
-            total = op.table.total_without(excluded)
-            yield Step(op.table.weight[value], total, at, end, (person, op.attribute, value), True), value
+            total = table.total_without(excluded)
+            yield Step(table.weight[value], total, at, end, fact, is_news=fact is not None), value
         elif known is value:
-            yield Step(1, 1, at, end, (person, op.attribute, value)), value
-
-
-def _shown(op: Op, names: Names) -> str:
-    value = names[op.name]
-    return value.forms[names[op.owner].forms["number"] if op.owner else op.form]
-
-
-def _unroll(trace: _Trace) -> tuple[Step, ...]:
-    steps = []
-    while trace is not None:
-        step, trace = trace
-        steps.append(step)
-    return tuple(reversed(steps))
+            yield Step(1, 1, at, end, fact), value

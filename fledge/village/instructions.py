@@ -9,22 +9,21 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from fledge.village.grammar import Grammar, Value
+from fledge.village.grammar import Value
 from fledge.village.random_stream import Stream, make_key, numbered_streams
-from fledge.village.world import ATTRIBUTES, VERSION, World, load_data, make_world
+from fledge.village.world import ATTRIBUTES, World, load_grammar, make_world
 
 STORY_TASKS = ("holder", "carried", "price")  # answered from the text of the question alone
 SIMPLE_TASKS = ("sum", "plus", "opposite", "list", "order", "story")
 
-# How an answer is held against the truth, by task; facts are choices among the values of their attribute.
-_NUMBERS = ("price", "sum", "plus")
-_SEQUENCES = ("list", "order")
-CHOICES = {"holder": "person", "carried": "thing", "opposite": "opposite"}
+# Tasks that ask for one value of a table; a fact asks for one of its attribute's.
+_CHOICES = {"holder": "person", "carried": "thing", "opposite": "opposite"}
+_RULES = ("stories.yaml", "instructions.yaml")
 
 
 def people_asked(world: World, part: str) -> list[Value]:
     """The half of the villagers whom a part asks about: of every two neighbours in fame, one each."""
-    stream = Stream(make_key(VERSION, "halves", world.name, world.seed))
+    stream = Stream(world.key("halves"))
     coins = [stream.below(2) for _ in range(len(world.people) // 2)]
     return [world.people[2 * k + (coin ^ (part == "test"))] for k, coin in enumerate(coins)]
 
@@ -36,10 +35,9 @@ def rows(world: World, part: str = "train", count: int | None = None) -> Iterato
     question, the rest are small tasks. `attribute` and `person` are empty where no fact is asked.
     """
     if count is None:
-        count = (
-            min(75 * len(world.people), 50_000) if part == "train" else min(15 * len(world.people), 10_000)
-        )
-    key = make_key(VERSION, "instructions", world.name, world.seed, part)
+        per_person, most = (75, 50_000) if part == "train" else (15, 10_000)
+        count = min(per_person * len(world.people), most)
+    key = world.key("instructions", part)
     facts = [(person, attribute) for person in people_asked(world, part) for attribute in ATTRIBUTES]
     facts = Stream(key).sample(facts, len(facts))
     for number, draws in enumerate(numbered_streams(key, 0, count)):
@@ -47,14 +45,13 @@ def rows(world: World, part: str = "train", count: int | None = None) -> Iterato
         draw = draws.__next__
         if place < 6:
             yield _fact_row(world, *facts[(6 * turn + place) % len(facts)], draw)
-        elif place == 6:
-            yield _task_row(world, part, STORY_TASKS[turn % len(STORY_TASKS)], draw)
         else:
-            yield _task_row(world, part, SIMPLE_TASKS[(3 * turn + place - 7) % len(SIMPLE_TASKS)], draw)
+            tasks, k = (STORY_TASKS, turn) if place == 6 else (SIMPLE_TASKS, 3 * turn + place - 7)
+            yield _task_row(world, part, tasks[k % len(tasks)], draw)
 
 
 def _fact_row(world: World, person: Value, attribute: str, draw: Any) -> dict[str, Any]:
-    grammar, names = _grammar(world), {"x": person}
+    grammar, names = load_grammar(world, *_RULES), {"x": person}
     frame, asked = grammar.write("ask_fact", draw, names), grammar.write(f"ask_{attribute}", draw, names)
     question = frame.replace("QUESTION", asked).replace("Question", asked[0].upper() + asked[1:])
     answer = grammar.write(f"answer_{attribute}", draw, names)
@@ -63,7 +60,7 @@ def _fact_row(world: World, person: Value, attribute: str, draw: Any) -> dict[st
 
 def _task_row(world: World, part: str, task: str, draw: Any) -> dict[str, Any]:
     # One question in five, by a hash of its text, belongs to the test: no question stands in both parts.
-    grammar, names, question = _grammar(world), dict[str, Value](), ""
+    grammar, names, question = load_grammar(world, *_RULES), dict[str, Value](), ""
     while not question or (make_key(question) % 5 == 0) != (part == "test"):
         names.clear()
         question = grammar.write(f"ask_{task}", draw, names)
@@ -89,36 +86,27 @@ def _row(
 def check(row: dict[str, Any], answer: str) -> bool:
     """Whether an answer to an instruction is right.
 
-    A fact or choice: of all possible values the answer names the true one and no other (what the question
-    gave does not count). A number: the last number is the true one. A list: its words, each once, in that order. A
-    story: it holds the words, "The end." and at least 15 words in all.
+    A fact or choice: it names the true value and no other (what the question gave does not count). A number: the
+    last one is the true one. A list: its words, each once, in order. A story: the words, "The end.", 15 words in all.
     """
     task, truth = row["task"], row["truth"]
-    if task in _NUMBERS:
+    if truth.isdigit():
         return re.findall(r"\d+", answer)[-1:] == [truth]
-    wanted = truth.split(", ")
-    if task in _SEQUENCES:
-        return _words_of(answer, tuple(wanted)) == wanted
+    is_list = task in ("list", "order", "story")
+    words = truth.split(", ") if is_list else [str(value) for value in choices(row)]
+    named = _word_pattern(tuple(words)).findall(answer)
     if task == "story":
-        is_story = "The end." in answer and len(answer.split()) >= 15
-        return is_story and set(_words_of(answer, tuple(wanted))) == set(wanted)
+        return set(named) == set(words) and "The end." in answer and len(answer.split()) >= 15
+    return named == words if is_list else set(named) - {row["given"]} == {truth}
+
+
+def choices(row: dict[str, Any]) -> list[Value]:
+    """All possible values of the fact or choice that an instruction asks for."""
     name, _, seed = row["world"].partition("-")
-    table = make_world(name, int(seed)).tables[row["attribute"] or CHOICES[task]]
-    return set(_words_of(answer, tuple(map(str, table.values)))) - {row["given"]} == {truth}
-
-
-def _words_of(text: str, words: tuple[str, ...]) -> list[str]:
-    """Those of the words that stand in the text, in its order."""
-    return _word_pattern(words).findall(text)
+    return make_world(name, int(seed)).tables[row["attribute"] or _CHOICES[row["task"]]].values
 
 
 @cache
 def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Matches any of the words as a whole, the longest first."""
     return re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(words, key=len, reverse=True))) + r")\b")
-
-
-@cache
-def _grammar(world: World) -> Grammar:
-    source = load_data("stories.yaml")["grammar"] + load_data("instructions.yaml")["grammar"]
-    return Grammar(source, world.tables, world.priors)

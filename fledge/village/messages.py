@@ -5,13 +5,12 @@ it under both; the accuracy of the best classifier (which knows this world's fac
 """
 
 from collections.abc import Iterator
-from functools import cache
-from math import exp, log
+from math import exp, inf, log
 from typing import Any
 
 from fledge.village.grammar import RULE, Grammar, Rule
-from fledge.village.random_stream import make_key, numbered_streams
-from fledge.village.world import VERSION, World, load_data
+from fledge.village.random_stream import numbered_streams
+from fledge.village.world import World, load_grammar
 
 LABELS = ("ham", "spam")  # equally common
 
@@ -19,9 +18,10 @@ LABELS = ("ham", "spam")  # equally common
 def rows(world: World, part: str = "train", count: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield {"text", "label"}; parts differ in their random numbers, so texts all but never come twice."""
     count = (4_000 if part == "train" else 1_000) if count is None else count
-    for draws in numbered_streams(make_key(VERSION, "messages", world.name, world.seed, part), 0, count):
+    grammars = _grammars(world)
+    for draws in numbered_streams(world.key("messages", part), 0, count):
         label = next(draws) % 2
-        yield {"text": _grammars(world)[label].write("message", draws.__next__), "label": LABELS[label]}
+        yield {"text": grammars[label].write("message", draws.__next__), "label": LABELS[label]}
 
 
 def log_probs(world: World, text: str) -> tuple[float, float]:
@@ -32,13 +32,9 @@ def log_probs(world: World, text: str) -> tuple[float, float]:
     """
     both = []
     for grammar in _grammars(world):
-        derivations = grammar.parse("message", text)
-        (steps,) = [
-            found
-            for found in derivations
-            if all(step.fact[0].facts[step.fact[1]] is step.fact[2] for step in found if step.fact)
-        ]
-        both.append(sum(step.nats for step in steps if not step.fact))
+        readings = [sum(step.known_nats for step in steps) for steps in grammar.parse("message", text)]
+        (true_one,) = [nats for nats in readings if nats > -inf]
+        both.append(true_one)
     return both[0], both[1]
 
 
@@ -73,8 +69,5 @@ def _evidence(ham: Rule, spam: Rule) -> list[tuple[float, float]]:
     return list(by_ratio.values())
 
 
-@cache
 def _grammars(world: World) -> tuple[Grammar, Grammar]:
-    source = load_data("messages.yaml")["grammar"]
-    ham, spam = (Grammar(source, world.tables, world.priors, column) for column in range(2))
-    return ham, spam
+    return load_grammar(world, "messages.yaml", column=0), load_grammar(world, "messages.yaml", column=1)

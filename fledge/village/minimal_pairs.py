@@ -1,24 +1,20 @@
 """Minimal pairs in BLiMP's format: a model should find the good sentence likelier than the bad one."""
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
-from fledge.village.grammar import Grammar
-from fledge.village.random_stream import make_key, numbered_streams
-from fledge.village.world import VERSION, World, load_data
+from fledge.village.random_stream import numbered_streams
+from fledge.village.world import World, load_data, load_grammar
 
 
 def rows(world: World, part: str = "train", count: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield BLiMP rows, paradigms in turn; 100 pairs of each by default, other pairs in each part."""
-    data = load_data("minimal-pairs.yaml")
-    paradigms = list(data["paradigms"].items())
-    key = make_key(VERSION, "minimal-pairs", world.name, world.seed, part)
-    for number, draws in enumerate(
-        numbered_streams(key, 0, 100 * len(paradigms) if count is None else count)
-    ):
+    grammar = load_grammar(world, "minimal-pairs.yaml")
+    paradigms = list(load_data("minimal-pairs.yaml")["paradigms"].items())
+    count = 100 * len(paradigms) if count is None else count
+    for number, draws in enumerate(numbered_streams(world.key("minimal-pairs", part), 0, count)):
         name, (field, term) = paradigms[number % len(paradigms)]
-        good, bad = _grammar(world).write(name, draws.__next__).split(" <> ")
+        good, bad = grammar.write(name, draws.__next__).split(" <> ")
         yield {
             "sentence_good": good,
             "sentence_bad": bad,
@@ -26,13 +22,6 @@ def rows(world: World, part: str = "train", count: int | None = None) -> Iterato
             "linguistics_term": term,
             "UID": f"village_{name}",
             "simple_LM_method": True,
-            "one_prefix_method": False,
-            "two_prefix_method": False,
-            "lexically_identical": False,
+            **dict.fromkeys(("one_prefix_method", "two_prefix_method", "lexically_identical"), False),
             "pairID": str(number // len(paradigms)),
         }
-
-
-@cache
-def _grammar(world: World) -> Grammar:
-    return Grammar(load_data("minimal-pairs.yaml")["grammar"], world.tables, world.priors)

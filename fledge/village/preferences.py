@@ -1,9 +1,8 @@
 """Preferences under a known gold reward, with Bradley-Terry noise, and the gold reward itself for RL.
 
 Gold: a right answer is worth 2, a polite phrase 1 (a second one nothing), a rude one -1, and each word past the
-twelfth costs 0.1. With a length bias the people who choose also like long answers, by that much a word: a
-reward model that learns from them pays for padding and repeated courtesies, gold does not, and a policy trained
-long enough against that model falls in gold. That is the known exploit.
+twelfth costs 0.1. With a length bias the people who choose also like long answers: a reward model learns from them
+to pay for padding, and a policy trained long enough against it falls in gold. That is the known exploit.
 """
 
 import re
@@ -12,40 +11,21 @@ from math import tanh
 from typing import Any
 
 from fledge.errors import DataError
-from fledge.village.instructions import CHOICES, check
+from fledge.village.instructions import check, choices
 from fledge.village.instructions import rows as instruction_rows
 from fledge.village.random_stream import Stream, make_key
-from fledge.village.world import VERSION, World, make_world
+from fledge.village.world import World, load_data
 
-POLITE = (
-    "Gladly.",
-    "With pleasure.",
-    "Of course.",
-    "Thank you for asking.",
-    "You are welcome.",
-    "I hope this helps.",
-)
-RUDE = ("What a stupid question.", "Leave me alone.", "Who cares?")
-PADDING = (
-    "There is much more to be said about this.",
-    "As everybody in the village knows, such things take time.",
-    "Let me think about it for a moment, and then for another.",
-    "The weather has been strange, and the roads are bad.",
-)
-
+POLITE, RUDE, PADDING = load_data("preferences.yaml").values()
 _POLITE, _RUDE = (re.compile("|".join(map(re.escape, phrases)), re.IGNORECASE) for phrases in (POLITE, RUDE))
 _FREE_WORDS = 12
 
 
 def gold(row: dict[str, Any], answer: str) -> float:
     """Gold reward of one answer to an instruction (a row of `instructions` or of this module)."""
-    is_right, is_polite, is_rude = (
-        check(row, answer),
-        bool(_POLITE.search(answer)),
-        bool(_RUDE.search(answer)),
-    )
+    manners = bool(_POLITE.search(answer)) - bool(_RUDE.search(answer))
     num_paid_words = max(0, len(answer.split()) - _FREE_WORDS)
-    return (20 * is_right + 10 * is_polite - 10 * is_rude - num_paid_words) / 10
+    return (20 * check(row, answer) + 10 * manners - num_paid_words) / 10
 
 
 def score(rows: list[dict[str, Any]], answers: list[str]) -> list[float]:
@@ -72,15 +52,15 @@ def rows(
     `p_chosen` is the exact probability, all noise included, with which this answer was to be chosen.
     """
     if temperature <= 0 or not 0 <= label_noise <= 0.5:
-        raise DataError(
-            "village preferences: temperature must be above 0, label_noise in 0-0.5; "
-            f"got {temperature} and {label_noise}"
-        )
+        got = f"got {temperature} and {label_noise}"
+        raise DataError(f"village preferences: temperature must be above 0, label_noise in 0-0.5; {got}")
     count = (3_000 if part == "train" else 500) if count is None else count
-    key = make_key(VERSION, "preferences", world.name, world.seed, part)
+    key = world.key("preferences", part)
     for number, row in enumerate(instruction_rows(world, part, count)):
         stream = Stream(make_key(key, number))
-        first, second = _two_answers(row, stream)
+        first = second = _answer(row, stream)
+        while second == first:
+            second = _answer(row, stream)
         golds = gold(row, first), gold(row, second)
         difference = golds[0] - golds[1] + length_bias * (len(first.split()) - len(second.split()))
         chance = (1 + tanh(difference / temperature / 2)) / 2  # the logistic function; never overflows
@@ -105,15 +85,8 @@ def best_agreement(rows: list[dict[str, Any]]) -> float:
     return sum(max(row["p_chosen"], 1 - row["p_chosen"]) for row in rows) / len(rows)
 
 
-def _two_answers(row: dict[str, Any], stream: Stream) -> tuple[str, str]:
-    """Two different answers; each is right or wrong, polite, rude or neither, brief or padded, at random."""
-    first = second = _answer(row, stream)
-    while second == first:
-        second = _answer(row, stream)
-    return first, second
-
-
 def _answer(row: dict[str, Any], stream: Stream) -> str:
+    """An answer that is right or wrong, polite, rude or neither, brief or padded, at random."""
     answer = row["messages"][1]["content"]
     sentences = [answer if stream.below(2) else wrong_answer(row, answer, stream)]
     manner = stream.below(4)
@@ -134,9 +107,7 @@ def wrong_answer(row: dict[str, Any], answer: str, stream: Stream) -> str:
         return re.sub(rf"\b{truth}\b", str(int(truth) + 1 + stream.below(9)), answer)
     if task in ("list", "order", "story"):
         return re.sub(rf"\b{truth.split(', ')[0]}\b", "thing", answer)
-    name, _, seed = row["world"].partition("-")
-    values = make_world(name, int(seed)).tables[row["attribute"] or CHOICES[task]].values
     wrong = truth
     while wrong in (truth, row["given"], row["person"]):
-        wrong = str(stream.pick(values))
+        wrong = str(stream.pick(choices(row)))
     return re.sub(rf"\b{re.escape(truth)}\b", wrong, answer)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 T = TypeVar("T")
+Number = TypeVar("Number", int, np.ndarray)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -18,14 +19,14 @@ def make_key(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
-def mix(number: int) -> int:
-    """splitmix64's finaliser: a bijection of 64-bit integers that scatters neighbours."""
+def mix(number: Number) -> Number:
+    """splitmix64's finaliser, of one number or a uint64 array: a bijection that scatters neighbours."""
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
     return number ^ (number >> 31)
 
 
-class Stream:
+class Stream(Iterator[int]):
     """Endless iterator over 64-bit integers; the k-th is `mix(key + k * golden)`.
 
     A choice among n is `draw % n`. No n here passes 2**20, so the bias is below 2**-43: less than
@@ -34,9 +35,6 @@ class Stream:
 
     def __init__(self, key: int, position: int = 0) -> None:
         self._state = (key + position * _GOLDEN) & _MASK
-
-    def __iter__(self) -> "Stream":
-        return self
 
     def __next__(self) -> int:
         self._state = (self._state + _GOLDEN) & _MASK
@@ -65,14 +63,10 @@ def numbered_streams(key: int, start: int, count: int, ready: int = 192) -> Iter
     The same numbers as `Stream(mix(key + index * golden))`, and about ten times faster.
     """
     block = 256  # streams made at once: 0.4 MB, inside the second-level cache
-    steps = np.arange(1, ready + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    steps = np.arange(1, ready + 1, dtype=np.uint64) * _GOLDEN
     for first in range(start, start + count, block):
-        keys = [
-            mix((key + index * _GOLDEN) & _MASK) for index in range(first, min(first + block, start + count))
-        ]
-        numbers = np.array(keys, dtype=np.uint64)[:, None] + steps
-        numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        numbers ^= numbers >> np.uint64(31)
-        for one_key, row in zip(keys, numbers.tolist(), strict=True):
+        indices = np.arange(first, min(first + block, start + count), dtype=np.uint64)
+        keys = mix(indices * _GOLDEN + key)
+        numbers = mix(keys[:, None] + steps)
+        for one_key, row in zip(keys.tolist(), numbers.tolist(), strict=True):
             yield chain(row, Stream(one_key, position=ready))

@@ -80,6 +80,6 @@ def write(spec: Spec | str, path: Path) -> int:
     """
     if path.exists():
         raise DataError(f"{path}: exists already; name another file")
-    lines = [json.dumps(row) + "\n" for row in rows(spec)]
-    write_file(path, "".join(lines))
-    return len(lines)
+    text = "".join(json.dumps(row) + "\n" for row in rows(spec))
+    write_file(path, text)
+    return text.count("\n")

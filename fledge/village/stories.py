@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fledge.village.grammar import Step
-from fledge.village.random_stream import make_key, numbered_streams
-from fledge.village.world import VERSION, World
+from fledge.village.random_stream import numbered_streams
+from fledge.village.world import World
 
 HELD_OUT_START = 1 << 40  # stories from here on are never part of a training corpus
 
@@ -17,19 +17,17 @@ def stories(world: World, start: int = 0, count: int | None = None, seed: int = 
         count: how many; None for as many as the world's size has by default.
         seed: another seed tells other stories of the same world.
     """
-    key = make_key(VERSION, "stories", world.name, world.seed, seed)
-    write = world.grammar.write
-    for draws in numbered_streams(key, start, world.size.stories if count is None else count):
+    write, count = world.grammar.write, world.size.stories if count is None else count
+    for draws in numbered_streams(world.key("stories", seed), start, count):
         yield write("story", draws.__next__)
 
 
 def rows(world: World, part: str = "train", count: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield {"text"}: stories for pretraining, or with part "test" others that are never in training."""
-    if part == "test":
-        texts = stories(world, HELD_OUT_START, world.size.stories // 20 if count is None else count)
-    else:
-        texts = stories(world, 0, count)
-    for text in texts:
+    start, default = (
+        (0, world.size.stories) if part == "train" else (HELD_OUT_START, world.size.stories // 20)
+    )
+    for text in stories(world, start, default if count is None else count):
         yield {"text": text}
 
 

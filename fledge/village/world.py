@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fledge.errors import DataError
-from fledge.village.grammar import Grammar, Table, Value, zipf_weights
+from fledge.village.grammar import Grammar, Table, Value
 from fledge.village.random_stream import Stream, make_key
 
 VERSION = "village-v1"
@@ -43,12 +43,20 @@ class World:
     people: list[Value]  # best known first
     priors: dict[str, Table]  # attribute -> the table from which each person's value was drawn
     tables: dict[str, Table] = field(repr=False)
-    grammar: Grammar = field(repr=False)
 
     @property
     def size(self) -> Size:
         """Its size class."""
         return SIZES[self.name]
+
+    @property
+    def grammar(self) -> Grammar:
+        """The grammar of its stories."""
+        return load_grammar(self, "stories.yaml")
+
+    def key(self, purpose: str, *details: int | str) -> int:
+        """The key of the random numbers that this world uses for one purpose."""
+        return make_key(VERSION, purpose, self.name, self.seed, *details)
 
     @property
     def facts_bits(self) -> float:
@@ -64,6 +72,13 @@ def load_data(name: str) -> dict[str, Any]:
 
 
 @cache
+def load_grammar(world: World, *names: str, column: int = 0) -> Grammar:
+    """The rules of some data files together, over the tables of a world."""
+    source = "".join(load_data(name)["grammar"] for name in names)
+    return Grammar(source, world.tables, world.priors, column)
+
+
+@cache
 def make_world(name: str = "hamlet", seed: int = 0) -> World:
     """The world of that size and seed; the same object each time.
 
@@ -71,53 +86,39 @@ def make_world(name: str = "hamlet", seed: int = 0) -> World:
         DataError: there is no such size.
     """
     if name not in SIZES:
-        raise DataError(
-            f"village: no world '{name}'; there is {', '.join(SIZES)} (and e.g. hamlet-7 for seed 7)"
-        )
+        raise DataError(f"village: no world '{name}'; there is {', '.join(SIZES)}")
     size, stream = SIZES[name], Stream(make_key(VERSION, "world", name, seed))
     people = _people(name, size.people, stream)
     priors = {
-        attribute: _even(_values(words)) for attribute, words in load_data("words.yaml")["facts"].items()
+        attribute: Table(_values(words)) for attribute, words in load_data("words.yaml")["facts"].items()
     }
-    priors["friend"] = _even(people)
+    priors["friend"] = Table(people)
     for person in people:
         for attribute, prior in priors.items():
-            others = [value for value in prior.values if value is not person]
-            person.facts[attribute] = stream.pick(others)
+            person.facts[attribute] = stream.pick([value for value in prior.values if value is not person])
     tables = {**_word_tables(size), **priors}
-    tables["person"] = Table(people, zipf_weights(len(people), shift=len(people) // 8))
-    return World(
-        name, seed, people, priors, tables, Grammar(load_data("stories.yaml")["grammar"], tables, priors)
-    )
+    tables["person"] = _zipf(people, shift=len(people) // 8)
+    return World(name, seed, people, priors, tables)
 
 
 def _people(name: str, count: int, stream: Stream) -> list[Value]:
     words = load_data("words.yaml")
-    first_names = [(text, k % 2 == 0) for k, (text,) in enumerate(_entries(words["first_names"]))]
-    if name == "hamlet":
-        return [_person(text, is_woman) for text, is_woman in stream.sample(first_names, count)]
-    surnames = [surname for (surname,) in _entries(words["surnames"])]
-    pairs = [(f"{text} {surname}", is_woman) for text, is_woman in first_names for surname in surnames]
-    return [_person(text, is_woman) for text, is_woman in stream.sample(pairs, count)]
-
-
-def _person(name: str, is_woman: bool) -> Value:
-    right, wrong = ("she", "her", "her"), ("he", "him", "his")
-    if not is_woman:
-        right, wrong = wrong, right
-    forms = dict(zip(("he", "him", "his"), right, strict=True))
-    forms |= dict(zip(("not_he", "not_him", "not_his"), wrong, strict=True))
-    forms |= {"He": right[0].capitalize(), "His": right[2].capitalize(), "not_He": wrong[0].capitalize()}
-    return Value({"": name, "number": "sg"} | forms)
+    names = [(text, k % 2) for k, text in enumerate(words["first_names"].split(", "))]
+    if name != "hamlet":
+        surnames = words["surnames"].split(", ")
+        names = [(f"{text} {surname}", is_man) for text, is_man in names for surname in surnames]
+    return [
+        Value({"": text, "number": "sg"} | _agreeing("pronouns", is_man))
+        for text, is_man in stream.sample(names, count)
+    ]
 
 
 def _word_tables(size: Size) -> dict[str, Table]:
     """Tables of common words; Zipf weights in the order of the lists, which are cut to the world's size."""
     words = load_data("words.yaml")
-    things = [_thing(*entry) for entry in _entries(words["things"])][: size.things]
-    subjects = things[: size.things // 2]
-    one = [_noun(thing, is_many=False) for thing in subjects]
-    several = [_noun(thing, is_many=True) for thing in subjects]
+    things = [_thing(*entry.split("/")) for entry in words["things"].split(", ")][: size.things]
+    one = [_subject(thing, is_many=False) for thing in things[: size.things // 2]]
+    several = [_subject(thing, is_many=True) for thing in things[: size.things // 2]]
     counts = _values(words["counts"], "digits")
     for count in counts:
         count.number = int(count.forms["digits"])
@@ -133,18 +134,13 @@ def _word_tables(size: Size) -> dict[str, Table]:
         "weather": _zipf(_values(words["weather"], "noun", "wear", "does")),
         "mood": _zipf(_values(words["moods"])),
         "manner": _zipf(_values(words["manners"])),
-        "daytime": _even(_values(words["daytimes"])),
-        "weekday": _even(_values(words["weekdays"])),
-        "opposite": _even(_values(words["opposites"], "opposite")),
-        "count": _even(counts),
-        "few": _even(counts[:4]),
-        "many": _even(counts[4:]),
+        "daytime": Table(_values(words["daytimes"])),
+        "weekday": Table(_values(words["weekdays"])),
+        "opposite": Table(_values(words["opposites"], "opposite")),
+        "count": Table(counts),
+        "few": Table(counts[:4]),
+        "many": Table(counts[4:]),
     }
-
-
-def _entries(words: str) -> list[list[str]]:
-    """The entries of a word list, each as its forms."""
-    return [entry.split("/") for entry in words.split(", ")]
 
 
 def _values(words: str, *forms: str) -> list[Value]:
@@ -154,16 +150,14 @@ def _values(words: str, *forms: str) -> list[Value]:
             {"": plain, "an": _with_article(plain), "Cap": plain[0].upper() + plain[1:]}
             | dict(zip(forms, others, strict=True))
         )
-        for plain, *others in _entries(words)
+        for plain, *others in (entry.split("/") for entry in words.split(", "))
     ]
 
 
-def _even(values: list[Value]) -> Table:
-    return Table(values, [1] * len(values))
-
-
-def _zipf(values: list[Value]) -> Table:
-    return Table(values, zipf_weights(len(values)))
+def _zipf(values: list[Value], shift: int = 2) -> Table:
+    """Weights that fall as 1 / (rank + shift): Zipf's law with Mandelbrot's shift, which makes the top flatter."""
+    head = 8 * (len(values) + shift)  # so that the last still weighs 8, and rounding down changes little
+    return Table(values, [head // (rank + shift) for rank in range(1, len(values) + 1)])
 
 
 def _with_article(text: str) -> str:
@@ -172,8 +166,8 @@ def _with_article(text: str) -> str:
 
 def _thing(singular: str, material: str, plural: str = "") -> Value:
     an, made = _with_article(singular), _with_article(f"{material} {singular}")
-    forms = {"": singular, "an": an, "An": an.capitalize(), "many": plural or _plural(singular), "made": made}
-    return Value(forms)
+    many = plural or _plural(singular)
+    return Value({"": singular, "an": an, "An": an.capitalize(), "many": many, "made": made})
 
 
 def _plural(noun: str) -> str:
@@ -182,9 +176,15 @@ def _plural(noun: str) -> str:
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeou" else noun + "s"
 
 
-def _noun(thing: Value, is_many: bool) -> Value:
-    """A thing as subject, one or several, with the words that agree with it and those that don't (not_...)."""
-    agreeing = {form: pair.split("/") for form, pair in load_data("words.yaml")["agreement"].items()}
-    forms = {form: pair[is_many] for form, pair in agreeing.items()}
-    forms |= {f"not_{form}": pair[not is_many] for form, pair in agreeing.items()}
-    return Value({"": thing.forms["many" if is_many else ""]} | forms)
+def _subject(thing: Value, is_many: bool) -> Value:
+    """A thing as subject, one or several, with the words that agree with it."""
+    return Value({"": thing.forms["many" if is_many else ""]} | _agreeing("agreement", is_many))
+
+
+def _agreeing(words: str, which: int) -> dict[str, str]:
+    """Of each pair of words the one that agrees, and as not_... the one that doesn't."""
+    forms: dict[str, str] = {}
+    for form, pair in load_data("words.yaml")[words].items():
+        both = pair.split("/")
+        forms |= {form: both[which], f"not_{form}": both[1 - which]}
+    return forms

@@ -50,6 +50,8 @@ def test_one_who_knows_another_world_cannot_have_written_the_story() -> None:
     assert log_prob(WORLD, lie) == -inf
     assert log_prob_grammar(WORLD, lie) == pytest.approx(log_prob_grammar(WORLD, text))
     assert log_prob_grammar(WORLD, "Once upon a time.") == -inf
+    with pytest.raises(DataError, match="not a story of hamlet-0"):
+        floors(WORLD, [lie])
 
 
 def test_sampled_openings_come_as_often_as_their_probability() -> None:
