@@ -76,12 +76,13 @@ class LossGuard:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         kept = asdict(self)
-        del kept["config"], kept["rollbacks"]
+        del kept["config"]
         return kept
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint's state; roll-backs already made still count."""
-        for name, value in state.items():
+        """Take over a checkpoint's state; skips and roll-backs made since then still count."""
+        counted = {name: max(getattr(self, name), state[name]) for name in ("skipped", "rollbacks")}
+        for name, value in (state | counted).items():
             setattr(self, name, value)
 
 

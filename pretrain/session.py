@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fledge import device
+from fledge import checkpoints, device
 from fledge.engine import StepResult, TorchEngine
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
@@ -49,6 +49,7 @@ class Session:
         self.guard = LossGuard(config.guard)
         self.counters = Counters()
         self.learning_rate = 0.0
+        self.rolled_back_to: int | None = None  # a step after which no checkpoint was written yet
         self._microbatch = config.batch.microbatch or config.batch.sequences
         torch.manual_seed(config.run.seed)  # dropout
 
@@ -77,7 +78,7 @@ class Session:
             "guard": self.guard.state(),
             "counters": vars(self.counters),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.config.run.device == "cuda" else [],
+            "cuda_rng": torch.cuda.get_rng_state() if self.config.run.device == "cuda" else None,
         }
         with (checkpoint / STATE).open("wb") as file:
             try:
@@ -95,13 +96,14 @@ class Session:
         self.guard.restore(state["guard"])
         self.counters = Counters(**state["counters"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if state["cuda_rng"] is not None and self.config.run.device == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])
 
     def roll_back(self, checkpoint: Path) -> None:
         """Take over a checkpoint but leave out the batches read since, and the time stays spent."""
         batch_index, elapsed_s = self.counters.batch_index, self.counters.elapsed_s
         self.restore(checkpoint)
+        self.rolled_back_to = checkpoints.step_of(checkpoint)
         self.counters.batch_index, self.counters.elapsed_s = batch_index, elapsed_s
 
 

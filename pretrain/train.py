@@ -177,6 +177,7 @@ def _check(session: Session, validation: Validation) -> dict[str, Any]:
 def _save(session: Session, folder: RunFolder) -> None:
     with folder.checkpoint(session.counters.step) as partial:
         session.save(partial)
+    session.rolled_back_to = None
     checkpoints.prune(folder.checkpoints, session.config.run.keep_checkpoints, session.counters.best_step)
 
 
@@ -186,7 +187,11 @@ def _roll_back(session: Session, folder: RunFolder) -> None:
     Raises:
         RunFailed: there is none yet.
     """
-    step = session.counters.step
+    step, tried = session.counters.step, session.rolled_back_to
+    if tried is not None and any(
+        checkpoints.step_of(c) < tried for c in checkpoints.listed(folder.checkpoints)
+    ):
+        checkpoints.drop_after(folder.checkpoints, tried - 1)  # it did not help: its weights are no good
     good = checkpoints.newest_whole(folder.checkpoints) if folder.checkpoints.is_dir() else None
     if good is None:
         raise RunFailed(

@@ -58,7 +58,14 @@ def test_state_survives_a_checkpoint_and_rollbacks_keep_counting() -> None:
     state = guard.state()
     guard.judge(NAN, 2)
     guard.restore(state)
-    assert (guard.mean, guard.skipped_in_a_row, guard.rollbacks) == (3.0, 0, 1)
+    assert (guard.mean, guard.skipped_in_a_row, guard.skipped, guard.rollbacks) == (3.0, 0, 1, 1)
+
+
+def test_rollbacks_still_count_after_a_resume() -> None:
+    guard, resumed = LossGuard(GuardConfig(max_skips=0)), LossGuard(GuardConfig(max_skips=0))
+    guard.judge(NAN, 1)
+    resumed.restore(guard.state())
+    assert (resumed.skipped, resumed.rollbacks) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fledge import checkpoints
+from fledge import checkpoints, rundir
 from fledge.__main__ import run
+from pretrain.session import Counters
+from pretrain.train import _roll_back
 
 TINY = """
 model: {context: 32, layers: 1, width: 16, heads: 2}
@@ -127,3 +129,28 @@ def test_seeds_never_overwrite_a_file(two_seeds: list[str], tmp_path: Path) -> N
     (tmp_path / "seeds").write_text("mine")
     assert run(two_seeds) == 1
     assert (tmp_path / "seeds").read_text() == "mine"
+
+
+class FakeSession:
+    """Remembers where it was rolled back to, as a session does."""
+
+    def __init__(self) -> None:
+        self.counters, self.rolled_back_to = Counters(step=9), None
+
+    def roll_back(self, checkpoint: Path) -> None:
+        self.rolled_back_to = checkpoints.step_of(checkpoint)
+
+
+def test_a_roll_back_that_did_not_help_goes_further_back(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "lineage.json").write_text("{}")
+    for step in (4, 8):
+        with checkpoints.write(tmp_path / "checkpoints", step) as partial:
+            (partial / "state").write_text("s")
+    session, went_to = FakeSession(), []
+    with rundir.reopen(tmp_path) as folder:
+        for _ in range(3):
+            _roll_back(session, folder)  # type: ignore[arg-type]
+            went_to.append(session.rolled_back_to)
+    assert went_to == [8, 4, 4]  # the last one stays
+    assert steps(tmp_path) == [4]  # a resumed run must not take the bad one again
