@@ -1,5 +1,6 @@
 """metrics.jsonl: one object a step, one vocabulary of names for all stages; mirrored to trackers if asked."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,7 +52,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file and the trackers."""
-        self._file.close()
+        with contextlib.suppress(
+            OSError
+        ):  # `log` has flushed and told; only what a full disk refused is left
+            self._file.close()
         for tracker in self._trackers:
             tracker(None)
 
@@ -80,15 +84,16 @@ def _open_tracker(name: str, run: Path, resumed_at: int | None) -> Any:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise _missing("tensorboard") from None
-        # purge_step hides what the killed run had logged after the checkpoint.
-        writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_at)
+        # Hides what the killed run had logged after the checkpoint: this step and all later ones.
+        purged = None if resumed_at is None else resumed_at + 1
+        writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=purged)
 
         def to_tensorboard(metrics: dict[str, Any] | None) -> None:
             if metrics is None:
                 writer.close()
                 return
             for key, value in metrics.items():
-                if key != "step":
+                if key != "step" and value is not None:
                     writer.add_scalar(key, value, metrics["step"])
 
         return to_tensorboard

@@ -1,7 +1,10 @@
 """Pictures of what people would rather see than read."""
 
+import io
 from pathlib import Path
 from typing import Any
+
+from fledge import atomic
 
 
 def loss_curve(metrics: list[dict[str, Any]], path: Path, levels: dict[str, float] | None = None) -> None:
@@ -34,4 +37,6 @@ def loss_curve(metrics: list[dict[str, Any]], path: Path, levels: dict[str, floa
     axes.yaxis.set_minor_formatter("{x:.2g}")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Software": None})
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    atomic.write_file(path, image.getvalue())

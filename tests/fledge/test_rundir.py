@@ -12,6 +12,7 @@ from pydantic import Field
 from fledge import lineage, rundir
 from fledge.config import CommandConfig, RunConfig
 from fledge.errors import RunError
+from fledge.metrics_log import MetricsLog
 
 
 class Command(CommandConfig):
@@ -106,11 +107,21 @@ def test_metric_names_come_from_one_vocabulary(tmp_path: Path) -> None:
         folder.log({"step": 1, "los": 1.0})
 
 
+def test_a_disk_too_full_for_metrics_is_one_error(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = MetricsLog(tmp_path, [], None)
+    with pytest.raises(RunError, match="no space left"):
+        log.log({"step": 1, "loss": 1.0})
+    log.close()
+
+
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with rundir.create(Command(), tmp_path / "r") as folder:
         folder.track_with(["tensorboard"])
-        folder.log({"step": 1, "loss": 1.0})
+        folder.log({"step": 1, "loss": 1.0, "gradient_norm": None})
     assert list((tmp_path / "r/tensorboard").glob("events*"))
 
 
