@@ -1,5 +1,6 @@
 """Run folders: never overwritten, locked, described."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -44,6 +45,15 @@ def test_a_foreign_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "r" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="never overwritten; choose another --out"):
         rundir.create(Command(), tmp_path / "r")
+
+
+@pytest.mark.parametrize("left", [[".lock"], [".lock", "lineage.json", ".config.yaml.partial"]])
+def test_a_folder_whose_making_was_killed_can_be_used(tmp_path: Path, left: list[str]) -> None:
+    (tmp_path / "r").mkdir()
+    for name in left:
+        (tmp_path / "r" / name).write_text("")
+    rundir.create(Command(), tmp_path / "r").__exit__()
+    assert rundir.is_run(tmp_path / "r")
 
 
 def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
@@ -123,6 +133,17 @@ def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
         folder.track_with(["tensorboard"])
         folder.log({"step": 1, "loss": 1.0, "gradient_norm": None})
     assert list((tmp_path / "r/tensorboard").glob("events*"))
+
+
+def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path) -> None:
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed here")
+    with rundir.create(Command(), tmp_path / "r") as folder:
+        folder.track_with(["wandb"])
+        with pytest.raises(
+            RunError, match=r"--run\.trackers wandb: not installed; pip install 'fledge-lm\[wandb\]'"
+        ):
+            folder.log({"step": 1, "loss": 1.0})
 
 
 def test_reopening_what_is_no_run_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Preparation against raw tiktoken on the same text and cores; `FLEDGE_TEXT` names it, else stories of the village."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from bench.measure import Row, interleaved
+from fledge import commands
+from fledge.data import sources
+from fledge.data.text import TextReader
+from fledge.device import usable_cores
+from fledge.tokens import TextTokenizer
+from pretrain.config import PrepareConfig
+from tokenizer.bulk import TiktokenEncoder
+from tokenizer.config import TrainConfig
+
+VILLAGE = "village:hamlet#20000"  # 13 MB
+
+
+def run() -> list[Row]:
+    """Megabytes of text a second: `pretrain prepare` as a whole, and tiktoken's batch encoding alone."""
+    source = os.environ.get("FLEDGE_TEXT", VILLAGE)
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        tokenizer_run = folder / "tokenizer"
+        commands.execute(TrainConfig(input=[source], vocab_size=2048), tokenizer_run)
+        tokenizer = TextTokenizer.from_folder(tokenizer_run)
+        texts = [document.text for document in TextReader(sources.expand([source])).documents()]
+        encoding = TiktokenEncoder(tokenizer).encoding
+        threads = usable_cores()
+        runs = iter(range(100))
+
+        def ours() -> None:
+            settings = PrepareConfig(input=[source], tokenizer=str(tokenizer_run), threads=threads)
+            commands.execute(settings, folder / f"shards-{next(runs)}")
+
+        def peer() -> None:
+            encoding.encode_ordinary_batch(texts, num_threads=threads)
+
+        ours_s, peer_s, ours_cpu, peer_cpu = interleaved(ours, peer, repeats=3)
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    name = "prepare against tiktoken's batch encoding"
+    return [
+        Row(
+            name,
+            megabytes / ours_s,
+            megabytes / peer_s,
+            peer_s / ours_s,
+            ">= 0.8",
+            "MB/s",
+            (ours_cpu, peer_cpu),
+        )
+    ]
