@@ -184,7 +184,11 @@ def load(config_class: type[C], file: Path | None, overrides: Mapping[FieldPath,
     tree, lines = _read_yaml(file) if file else ({}, {})
     overrides = dict(overrides or {})
     for path, value in overrides.items():
-        _put(tree, path, value)
+        try:
+            _put(tree, path, value)
+        except TypeError:
+            line = lines[path[:1]]
+            raise ConfigError(f"{file}:{line}: '{path[0]}' is a group; put its settings below it") from None
     try:
         return config_class.model_validate(tree)
     except ValidationError as error:
@@ -240,7 +244,14 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[FieldPath, int]]:
         finally:
             loader.dispose()
 
-    tree = build(node, ())
+    try:
+        tree = build(node, ())
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(
+            f"{where}: not a plain value ({getattr(error, 'problem', None) or error})"
+        ) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}:1: expected 'key: value' lines")
     return tree, lines

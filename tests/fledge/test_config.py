@@ -86,6 +86,21 @@ def test_broken_yaml_names_the_line(tmp_path: Path, text: str, message: str) -> 
     assert str(caught.value).startswith(f"{file}{message}")
 
 
+def test_a_group_without_settings_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("# empty\nschedule:\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:2: 'schedule' is a group; put its settings below it"):
+        config.load(Command, file, {("schedule", "warmup_steps"): 1})
+
+
+@pytest.mark.parametrize("value", ["!!python/name:os.system", "!!int x", "2020-99-99"])
+def test_a_value_that_is_no_value_is_an_error(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"data: {value}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml.*: not a plain value"):
+        config.load(Command, file)
+
+
 def test_unknown_shipped_config_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match="--config big: 'fledge stage command' ships no such config"):
         config.resolve_config_path(Command, "big")
