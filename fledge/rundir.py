@@ -146,7 +146,7 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
     """
     path = out or next_free(f"{resolved.stage}-{resolved.command}")
     with atomic.disk_errors(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or not _is_unused(path)):
             hint = "choose another --out"
             if is_run(path):
                 hint += f", or continue it with --resume {path}"
@@ -163,9 +163,16 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
         "versions": lineage.versions(),
         "git_commit": lineage.git_commit(),
     }
-    folder.freeze(resolved)
     folder.write("lineage.json", json.dumps(record, indent=1))
+    folder.freeze(resolved)
     return folder
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether a folder is empty, or `create` was killed in it before it was a run."""
+    names = {entry.name for entry in path.iterdir()}
+    begun = {".lock", "lineage.json", ".lineage.json.partial", ".config.yaml.partial"}
+    return not names or (".lock" in names and names <= begun)
 
 
 def reopen(path: Path) -> RunFolder:

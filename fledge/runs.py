@@ -18,10 +18,8 @@ def runs(folder: Path, as_json: bool) -> None:
     """List the runs below a folder, newest last."""
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; runs are written to runs/ below the current folder")
-    found = sorted(
-        (p.parent for p in folder.rglob("lineage.json")), key=lambda p: (p / "config.yaml").stat().st_mtime
-    )
-    rows = [describe(path) for path in found if rundir.is_run(path)]
+    found = [p.parent for p in folder.rglob("lineage.json") if rundir.is_run(p.parent)]
+    rows = [describe(path) for path in sorted(found, key=lambda p: (p / "config.yaml").stat().st_mtime)]
     if as_json:
         console.result(json.dumps({"command": "runs", "runs": rows}))
         return
