@@ -184,6 +184,12 @@ class SampleConfig(CommandConfig):
         "auto", description="auto: cuda, else mps, else cpu"
     )
 
+    @model_validator(mode="after")
+    def _stops_at_something(self) -> "SampleConfig":
+        if "" in self.stop:
+            raise ValueError("--stop '': an empty text stands everywhere; leave it out")
+        return self
+
 
 class PrepareConfig(TextInputConfig):
     """Turn text into token shards, ready for training.

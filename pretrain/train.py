@@ -29,6 +29,7 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     origin = parent.load(settings, data) if settings.init and not folder.resumes_from else None
     if origin:
         settings = config.with_values(settings, parent.model_settings(settings, origin.model))
+        console.note(f"the config's group 'model' is left out: the shape is that of {origin.path}")
     settings = _with_steps_in_budget(settings, data, origin, folder)
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)

@@ -65,9 +65,10 @@ class Validation:
                 ids_BT, targets_BT = self._windows(windows[start : start + self._batch])
                 with self._autocast():
                     losses_BT = model.loss(ids_BT, targets_BT, reduction="none")  # type: ignore[operator]
+                # Summed on the CPU: MPS has no float64.
+                losses_BT, targets_BT = losses_BT.cpu().double(), targets_BT.cpu()
                 is_target_BT = targets_BT != IGNORED
-                bytes_BT = self._bytes.to(targets_BT.device)[targets_BT.clamp(min=0)] * is_target_BT
-                losses_BT = losses_BT.double()
+                bytes_BT = self._bytes[targets_BT.clamp(min=0)] * is_target_BT
                 nats += float(losses_BT.sum())
                 text_nats += float(losses_BT[bytes_BT > 0].sum())
                 tokens += int(is_target_BT.sum())

@@ -46,6 +46,11 @@ def test_missing_required_settings_are_named(capsys: pytest.CaptureFixture[str])
     assert "error: MODEL is required" in capsys.readouterr().err
 
 
+def test_an_empty_stop_string_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "sample", "anything", "--stop", ""]) == 1
+    assert "--stop '': an empty text stands everywhere; leave it out" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pretrain", "train", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err

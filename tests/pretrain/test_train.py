@@ -260,7 +260,9 @@ def test_a_parent_is_continued_with_its_own_shape_and_measured_on_its_old_text(
     out = train(
         data, tmp_path / "adapted", "--init", str(trained), "--model.layers=7", "--model.context=64", "--json"
     )
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    captured = capsys.readouterr()
+    assert "the config's group 'model' is left out" in captured.err
+    result = json.loads(captured.out.splitlines()[-1])
     assert result["validation_bits_per_byte"] < result["validation_bits_per_byte_before"]
     assert result["parent_validation_bits_per_byte"] > result["parent_validation_bits_per_byte_before"]
     frozen = yaml.safe_load((out / "config.yaml").read_text())
