@@ -1,7 +1,9 @@
 """metrics.jsonl: one object a step, one vocabulary of names for all stages; mirrored to trackers if asked."""
 
 import contextlib
+import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -60,6 +62,17 @@ class MetricsLog:
             tracker(None)
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Make sure that each tracker's library is installed.
+
+    Raises:
+        RunError: one is not; names the extra.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise RunError(f"--run.trackers {name}: not installed; pip install 'fledge-lm[{name}]'")
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics.jsonl; an empty list when there is none."""
     return [json.loads(line) for line in whole_lines(run / "metrics.jsonl")]
@@ -80,10 +93,8 @@ def _step(line: str) -> int:
 
 def _open_tracker(name: str, run: Path, resumed_at: int | None) -> Any:
     if name == "tensorboard":
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         # Hides what the killed run had logged after the checkpoint: this step and all later ones.
         purged = None if resumed_at is None else resumed_at + 1
         writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=purged)
@@ -97,10 +108,8 @@ def _open_tracker(name: str, run: Path, resumed_at: int | None) -> Any:
                     writer.add_scalar(key, value, metrics["step"])
 
         return to_tensorboard
-    try:
-        import wandb
-    except ImportError:
-        raise _missing("wandb") from None
+    import wandb
+
     session = wandb.init(project="fledge", name=run.name, dir=str(run), id=run.name, resume="allow")
 
     def to_wandb(metrics: dict[str, Any] | None) -> None:
@@ -110,7 +119,3 @@ def _open_tracker(name: str, run: Path, resumed_at: int | None) -> Any:
             session.log({k: v for k, v in metrics.items() if k != "step"}, step=metrics["step"])
 
     return to_wandb
-
-
-def _missing(extra: str) -> RunError:
-    return RunError(f"--run.trackers {extra}: not installed; pip install 'fledge-lm[{extra}]'")

@@ -16,7 +16,7 @@ from typing import IO, Any
 from fledge import atomic, checkpoints, config, lineage
 from fledge.config import CommandConfig
 from fledge.errors import Interrupted, RunError
-from fledge.metrics_log import MetricsLog, whole_lines
+from fledge.metrics_log import MetricsLog, check_trackers, whole_lines
 
 RUNS = Path("runs")
 
@@ -65,6 +65,7 @@ class RunFolder:
 
     def track_with(self, trackers: Sequence[str]) -> None:
         """Mirror the metrics to these trackers, from the first `log` on."""
+        check_trackers(trackers)
         self._trackers = list(trackers)
 
     def log_sample(self, sample: dict[str, Any]) -> None:
