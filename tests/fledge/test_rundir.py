@@ -138,11 +138,13 @@ def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path) -> None:
     if importlib.util.find_spec("wandb"):
         pytest.skip("wandb is installed here")
-    with rundir.create(Command(), tmp_path / "r") as folder:
-        with pytest.raises(
+    with (
+        rundir.create(Command(), tmp_path / "r") as folder,
+        pytest.raises(
             RunError, match=r"--run\.trackers wandb: not installed; pip install 'fledge-lm\[wandb\]'"
-        ):
-            folder.track_with(["wandb"])  # before step 0, not at the first line
+        ),
+    ):
+        folder.track_with(["wandb"])  # before step 0, not at the first line
 
 
 def test_reopening_what_is_no_run_is_an_error(tmp_path: Path) -> None:
