@@ -1,12 +1,15 @@
 """`fledge` and `python -m fledge`: run the command line and turn errors into one line and an exit code."""
 
 import os
+import signal
 import sys
 import traceback
 
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 the user can fix it, 2 usage, 3 failed, 130 interrupted."""
+    # Outside of a loop, which stops politely by itself, SIGTERM is what Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -18,7 +18,9 @@ def is_quiet() -> bool:
 def note(text: str) -> None:
     """Tell the user something on stderr."""
     if not is_quiet():
-        print(text, file=sys.stderr, flush=True)
+        # A run goes on when nobody reads its progress any more (`2>&1 | head`).
+        with contextlib.suppress(BrokenPipeError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

@@ -1,6 +1,7 @@
 """The root of the command line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,21 @@ def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m fledge pretrain train --help | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_notes_that_nobody_reads_stop_nothing() -> None:
+    code = "import time; from fledge import console; time.sleep(0.3); console.note('a'); console.note('b'); print(1)"
+    command = f'{sys.executable} -c "{code}" 2> >(true)'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
+def test_sigterm_outside_of_a_loop_is_an_interruption() -> None:
+    stop = "click.Command('doctor', callback=lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    code = f"import os, signal, click; from fledge import __main__, doctor; doctor.doctor = {stop}; __main__.main()"
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "\nerror: interrupted\n")
 
 
 def test_a_stage_that_is_not_ours_is_refused(tmp_path: Path) -> None:
