@@ -94,7 +94,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise RunError(
                 f"{path}: no space left to write it; free some disk and continue with --resume"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise RunError(f"{path}: not writable ({error.strerror}); choose another --out") from error
         raise
 

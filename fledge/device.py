@@ -23,7 +23,7 @@ NOMINAL_PEAK = {
 }
 
 
-def resolve_device(name: str) -> str:
+def resolve_device(name: str, option: str = "--run.device") -> str:
     """The device that `auto|cpu|cuda|mps` means on this machine.
 
     Raises:
@@ -35,7 +35,7 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return next(device for device in ("cuda", "mps", "cpu") if available[device])
     if not available[name]:
-        raise ConfigError(f"--run.device {name}: this machine has none (see `fledge doctor`)")
+        raise ConfigError(f"{option} {name}: this machine has none (see `fledge doctor`)")
     return name
 
 

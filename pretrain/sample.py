@@ -16,7 +16,7 @@ def run(settings: SampleConfig) -> dict[str, Any]:
     Several texts are written side by side in one batch and shown when they are done; a single one streams.
     """
     path = folder.find_model(settings.model)
-    model = folder.load_model(path, device=device.resolve_device(settings.device))
+    model = folder.load_model(path, device=device.resolve_device(settings.device, "--device"))
     tokenizer = TextTokenizer.from_folder(path)
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens,

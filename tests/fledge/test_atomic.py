@@ -60,6 +60,7 @@ def test_write_file_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
         (errno.ENOSPC, "no space left to write it; free some disk and continue with --resume"),
         (errno.EFBIG, "no space left to write it; free some disk and continue with --resume"),
         (errno.EROFS, "not writable"),
+        (errno.ENOTDIR, "not writable .*; choose another --out"),
     ],
 )
 def test_disk_errors_say_what_to_do(tmp_path: Path, number: int, message: str) -> None:
