@@ -1,5 +1,6 @@
 """`fledge` and `python -m fledge`: run the command line and turn errors into one line and an exit code."""
 
+import io
 import os
 import signal
 import sys
@@ -8,6 +9,9 @@ import traceback
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 the user can fix it, 2 usage, 3 failed, 130 interrupted."""
+    # A model's text may hold what the terminal's encoding has not (Windows' code pages).
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     # Outside of a loop, which stops politely by itself, SIGTERM is what Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))

@@ -98,6 +98,17 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_text_that_the_terminal_has_no_letters_for_is_replaced() -> None:
+    say = "click.Command('doctor', callback=lambda: console.result(chr(0x201C) + 'a'))"
+    code = (
+        f"import click; from fledge import __main__, console, doctor; doctor.doctor = {say}; __main__.main()"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code, "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "?a\n"), done.stderr
+
+
 def test_notes_that_nobody_reads_stop_nothing() -> None:
     code = "import time; from fledge import console; time.sleep(0.3); console.note('a'); console.note('b'); print(1)"
     command = f'{sys.executable} -c "{code}" 2> >(true)'
