@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 PLAIN_INTERVAL_S = 10.0  # between progress lines when stderr is no terminal
 
@@ -55,6 +55,9 @@ def format_seconds(seconds: float) -> str:
 class Progress:
     """A progress display; `advance` as often as you like, drawing is rate-limited."""
 
+    _shared: ClassVar[list[Any]] = []  # the display on the terminal, while there is one
+    _num_open: ClassVar[int] = 0
+
     def __init__(self, description: str, total: float | None, unit: str, done: float = 0) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._done = self._first = done
@@ -77,8 +80,13 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}", markup=False),
         )
-        self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.start()
+        # One display for all bars: validation shows below the training that it interrupts.
+        if not Progress._shared:
+            bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            bars.start()
+            Progress._shared.append(bars)
+        self._bar = Progress._shared[0]
+        Progress._num_open += 1
         self._task = self._bar.add_task(self._description, total=self._total, completed=self._done, text="")
 
     def advance(self, amount: float = 1, text: str | None = None) -> None:
@@ -105,8 +113,11 @@ class Progress:
 
     def _close(self) -> None:
         if self._bar:
-            self._bar.stop()
+            self._bar.remove_task(self._task)
             self._bar = None
+            Progress._num_open -= 1
+            if not Progress._num_open:
+                Progress._shared.pop().stop()
 
 
 @contextlib.contextmanager

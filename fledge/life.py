@@ -104,7 +104,7 @@ def demo(out: Path | None, resume: Path | None, as_json: bool) -> None:
     """Run the demo and print its last screen; a missed band is exit code 3."""
     if resume and not resume.is_dir():
         raise RunError(f"{resume}: no such demo; start one with `fledge demo`")
-    if out and out.exists() and any(out.iterdir()):
+    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
     result = run(resume or out or rundir.next_free("demo"))
     console.result(json.dumps(result) if as_json else last_screen(result))

@@ -89,7 +89,7 @@ def finish(
 def _on_parent_data(session: Session, path: str) -> float:
     old = TrainingData.open(path)
     settings = session.config
-    windows = old.validation_windows(settings.model.context, settings.run.device, session.engine.autocast)
+    windows = old.validation_windows(settings, session.engine.autocast)
     return windows.measure(session.model).bits_per_byte
 
 

@@ -1,5 +1,6 @@
 """`fledge pretrain train`: token shards to a base model."""
 
+import math
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         session = Session(settings, _first_model(settings, data, origin), data.train)
         _check_disk(settings, session.model, folder)
         export.record_lineage(folder, settings, data, origin)
-    validation = data.validation_windows(settings.model.context, settings.run.device, session.engine.autocast)
+    validation = data.validation_windows(settings, session.engine.autocast)
     _announce(settings, session.model, data)
     before = export.measure_before(folder, session, validation, origin)
     _loop(session, validation, data, folder)
@@ -97,7 +98,7 @@ def _with_steps_in_budget(
     model = _first_model(settings, data, origin)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()} if origin else None
     session = Session(settings, model, data.train)
-    validation = data.validation_windows(settings.model.context, settings.run.device, session.engine.autocast)
+    validation = data.validation_windows(settings, session.engine.autocast)
     costs = probe.measure(
         budget_s, lambda i: session.train_step(), lambda windows: validation.measure(session.model, windows)
     )
@@ -169,6 +170,11 @@ def _check(session: Session, validation: Validation) -> dict[str, Any]:
     """Held-out loss on a part of the validation text; remembers the best step that has a checkpoint."""
     settings, counters = session.config, session.counters
     held_out = validation.measure(session.model, settings.validation.sequences)
+    if not math.isfinite(held_out.loss):
+        raise RunFailed(
+            f"step {counters.step}: the validation loss is {held_out.loss}; lower the learning rates "
+            "(--optim.learning-rate, --optim.muon-learning-rate) and start a new run"
+        )
     keeps = counters.step % settings.run.checkpoint_every == 0 or counters.step == settings.run.max_steps
     if keeps and (counters.best_loss is None or held_out.loss < counters.best_loss):
         counters.best_step, counters.best_loss = counters.step, held_out.loss

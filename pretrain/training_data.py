@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fledge.tokens import TextTokenizer
+from pretrain.config import TrainConfig
 from pretrain.validation import Validation
 from tokenizer import shards
 
@@ -43,8 +44,11 @@ class TrainingData:
         return self.train.num_tokens / max(1, self.train.num_bytes)
 
     def validation_windows(
-        self, context: int, device: str, autocast: Callable[[], contextlib.AbstractContextManager[Any]]
+        self, settings: TrainConfig, autocast: Callable[[], contextlib.AbstractContextManager[Any]]
     ) -> Validation:
-        """The validation split in windows of one context."""
+        """The validation split in windows of a run's context, as many at once as in its microbatch."""
         lengths = np.array([len(piece) for piece in self.tokenizer.token_bytes()])
-        return Validation(self.validation, context, lengths, device, autocast)
+        batch = settings.batch.microbatch or settings.batch.sequences
+        return Validation(
+            self.validation, settings.model.context, lengths, settings.run.device, autocast, batch
+        )
