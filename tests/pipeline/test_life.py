@@ -62,7 +62,7 @@ def small(stages: list[life.Stage]) -> list[life.Stage]:
     changes = {
         "tokenizer": {"vocab_size": 300},
         "shards": {"input": ["village:hamlet#200"]},
-        "pretrain": {"run.max_steps": 8, "samples.every": 4, "model.width": 32, "run.threads": 1},
+        "pretrain": {"run.max_steps": 8, "samples.every": 4, "model.width": 48, "run.threads": 1},
     }
 
     def changed(stage: life.Stage) -> Callable[[Path], CommandConfig]:
