@@ -17,6 +17,11 @@ from pretrain.validation import Validation
 BEFORE = "before.json"  # what a parent scored before step 0; on disk, so that a resumed run still knows it
 
 
+# Of the parent's own validation text, evenly spread, the same before and after: all of it would take longer than
+# many an adaptation.
+PARENT_WINDOWS = 256
+
+
 def record_lineage(
     folder: RunFolder, settings: TrainConfig, data: TrainingData, origin: Parent | None
 ) -> None:
@@ -90,7 +95,7 @@ def _on_parent_data(session: Session, path: str) -> float:
     old = TrainingData.open(path)
     settings = session.config
     windows = old.validation_windows(settings, session.engine.autocast)
-    return windows.measure(session.model).bits_per_byte
+    return windows.measure(session.model, PARENT_WINDOWS).bits_per_byte
 
 
 def _lines(result: dict[str, Any], data: TrainingData) -> list[str]:
@@ -111,7 +116,8 @@ def _lines(result: dict[str, Any], data: TrainingData) -> list[str]:
         )
     if "parent_validation_bits_per_byte" in result:
         lines.append(
-            f"on the parent's own text: {result['parent_validation_bits_per_byte']:.4f} bits per byte, "
+            f"on the parent's own text (at most {PARENT_WINDOWS} windows): "
+            f"{result['parent_validation_bits_per_byte']:.4f} bits per byte, "
             f"{result['parent_validation_bits_per_byte_before']:.4f} before"
         )
     return lines
