@@ -1,6 +1,6 @@
 """A small tokenizer and token shards, made once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from tokenizer import shards
 from tokenizer.learn import learn
 
 
-def write_shards(folder: Path, tokenizer: TextTokenizer, texts: dict[str, list[str]], source: str) -> Path:
+def write_shards(
+    folder: Path, tokenizer: TextTokenizer, texts: dict[str, list[str]], source: str = "here.txt"
+) -> Path:
     """Shards of some texts, as `pretrain prepare` leaves them."""
     folder.mkdir(parents=True)
     tokenizer.save(folder)
@@ -31,6 +33,12 @@ def write_shards(folder: Path, tokenizer: TextTokenizer, texts: dict[str, list[s
 def tokenizer() -> TextTokenizer:
     """A byte-pair tokenizer of 300 tokens."""
     return TextTokenizer(learn("bpe", islice(stories(make_world()), 200), 300), None, default_chat_template())
+
+
+@pytest.fixture(scope="session")
+def make_shards() -> Callable[..., Path]:
+    """The function `write_shards`, for tests that need shards of their own."""
+    return write_shards
 
 
 @pytest.fixture(scope="session")

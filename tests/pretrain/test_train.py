@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -253,10 +253,14 @@ def test_seeds_give_one_summary_and_a_model_each(
 
 
 def test_a_parent_is_continued_with_its_own_shape_and_measured_on_its_old_text(
-    trained: Path, tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    make_shards: Callable[..., Path],
+    tokenizer: TextTokenizer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     texts = {"train": ["the cat sat on the mat. " * 40] * 5, "validation": ["the cat sat on the mat. " * 20]}
-    data = write_shards(tmp_path / "new", tokenizer, texts)
+    data = make_shards(tmp_path / "new", tokenizer, texts)
     out = train(
         data, tmp_path / "adapted", "--init", str(trained), "--model.layers=7", "--model.context=64", "--json"
     )
@@ -271,22 +275,11 @@ def test_a_parent_is_continued_with_its_own_shape_and_measured_on_its_old_text(
     assert kinds == ["shards", "model"]
 
 
-def write_shards(path: Path, tokenizer: TextTokenizer, texts: dict[str, list[str]]) -> Path:
-    path.mkdir(parents=True)
-    tokenizer.save(path)
-    with shards.writers_in(path, tokenizer) as writers:
-        for split in shards.SPLITS:
-            for text in texts[split]:
-                writers[split].append(np.array(tokenizer.encode(text)), len(text.encode()))
-        shards.write_index(path, tokenizer, writers, {"sources": ["here.txt"]})
-    return path
-
-
 def test_a_parent_with_another_tokenizer_is_refused(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, make_shards: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = TextTokenizer(learn("bpe", iter(["other text " * 99]), 262), None, default_chat_template())
-    data = write_shards(tmp_path / "new", other, {"train": ["a b c " * 99], "validation": ["a b " * 99]})
+    data = make_shards(tmp_path / "new", other, {"train": ["a b c " * 99], "validation": ["a b " * 99]})
     assert run(arguments(data, tmp_path / "r", "--init", str(trained))) == 1
     assert "its tokenizer (300 tokens) is not that of the shards" in capsys.readouterr().err
 
