@@ -86,10 +86,7 @@ def execute_seeds(
 ) -> Result:
     """Run a training command once a seed, in `RUN/seed-<n>`, and write one summary with mean and spread."""
     path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")
-    with atomic.disk_errors(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path}: exists already and is never overwritten; choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
+    rundir.make_folder(path)
     atomic.write_file(path / "config.yaml", config.dump(resolved))
     atomic.write_file(path / SEEDS, json.dumps({"seeds": seeds, "options": options}))
     try:

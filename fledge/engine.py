@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fledge.models.loss import IGNORED
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -59,13 +61,12 @@ class TorchEngine:
             the step's loss; where it or the gradient is not finite, nothing was updated.
         """
         self.model.train()
-        counts = (
-            [int((targets != -100).sum()) for _, targets in microbatches] if len(microbatches) > 1 else [1]
-        )
+        counts = [int((targets_BT != IGNORED).sum()) for _, targets_BT in microbatches]
+        num_targets = max(1, sum(counts))
         total = torch.zeros((), device=self._device)
         for (ids_BT, targets_BT), count in zip(microbatches, counts, strict=True):
             with self.autocast():
-                loss = self.model.loss(ids_BT, targets_BT) * (count / sum(counts))  # type: ignore[operator]
+                loss = self.model.loss(ids_BT, targets_BT) * (count / num_targets)  # type: ignore[operator]
             loss.backward()
             total += loss.detach()
         limit = self._clip_norm or float("inf")

@@ -45,7 +45,7 @@ def life() -> list[Stage]:
 
     def shipped(config_class: type[CommandConfig], **values: Any) -> CommandConfig:
         file = config.shipped(config_class, "hamlet")
-        return config.load(config_class, file, {tuple(name.split("__")): v for name, v in values.items()})
+        return config.load(config_class, file, {(name,): value for name, value in values.items()})
 
     return [
         Stage("tokenizer", lambda out: shipped(TokenizerConfig, input=[VILLAGE])),

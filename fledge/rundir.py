@@ -146,14 +146,8 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
         RunError: the folder exists already, or can't be written.
     """
     path = out or next_free(f"{resolved.stage}-{resolved.command}")
-    with atomic.disk_errors(path):
-        if path.exists() and (not path.is_dir() or not _is_unused(path)):
-            hint = "choose another --out"
-            if is_run(path):
-                hint += f", or continue it with --resume {path}"
-            raise RunError(f"{path}: exists already and is never overwritten; {hint}")
-        path.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(path, _lock(path))
+    make_folder(path)
+    folder = RunFolder(path, _lock(path))
     record = {
         "command": f"{resolved.stage} {resolved.command}",
         "argv": sys.argv[1:],
@@ -167,6 +161,21 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
     folder.write("lineage.json", json.dumps(record, indent=1))
     folder.freeze(resolved)
     return folder
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a new run, or of several.
+
+    Raises:
+        RunError: something is there already, or it can't be made.
+    """
+    with atomic.disk_errors(path):
+        if path.exists() and (not path.is_dir() or not _is_unused(path)):
+            hint = "choose another --out"
+            if is_run(path):
+                hint += f", or continue it with --resume {path}"
+            raise RunError(f"{path}: exists already and is never overwritten; {hint}")
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _is_unused(path: Path) -> bool:

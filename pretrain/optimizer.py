@@ -77,6 +77,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _adamw(self, group: dict[str, Any]) -> None:
         weights = [p for p in group["params"] if p.grad is not None]
+        if not weights:
+            return
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {
@@ -92,7 +94,7 @@ class MuonAdamW(torch.optim.Optimizer):
             [s["exp_avg_sq"] for s in states],
             [],
             [s["step"] for s in states],
-            fused=weights[0].device.type in ("cpu", "cuda", "mps") if weights else None,
+            fused=True,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

@@ -4,8 +4,10 @@ import sys
 from typing import Any
 
 from fledge import console, device
-from fledge.models import folder, generation
+from fledge.models import generation
+from fledge.models.folder import find_model
 from fledge.models.generation import Sampling
+from fledge.models.loaded import load
 from fledge.tokens import TextTokenizer
 from pretrain.config import SampleConfig
 
@@ -15,9 +17,9 @@ def run(settings: SampleConfig) -> dict[str, Any]:
 
     Several texts are written side by side in one batch and shown when they are done; a single one streams.
     """
-    path = folder.find_model(settings.model)
-    model = folder.load_model(path, device=device.resolve_device(settings.device, "--device"))
-    tokenizer = TextTokenizer.from_folder(path)
+    path = find_model(settings.model)
+    loaded = load(path, device=device.resolve_device(settings.device, "--device"))
+    model, tokenizer = loaded.model, loaded.tokenizer
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
@@ -41,8 +43,7 @@ def run(settings: SampleConfig) -> dict[str, Any]:
 def _stream(model: Any, tokenizer: TextTokenizer, prompt: str, sampling: Sampling) -> str:
     """Write one text to stdout piece by piece."""
     sampling = generation.fitted(model, tokenizer, sampling)
-    longest = generation.context_of(model) - sampling.max_new_tokens
-    ids = tokenizer.encode(prompt)[-longest:] or [tokenizer.end_of_text_id]
+    (ids,) = generation.prompt_ids(model, tokenizer, [prompt], sampling)
     text = ""
     sys.stdout.write(prompt)
     for piece in generation.stream_text(model, tokenizer, ids, sampling):

@@ -1,5 +1,6 @@
 """`fledge pretrain train`: token shards to a base model."""
 
+import copy
 import math
 from typing import Any
 
@@ -31,7 +32,7 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     if origin:
         settings = config.with_values(settings, parent.model_settings(settings, origin.model))
         console.note(f"the config's group 'model' is left out: the shape is that of {origin.path}")
-    settings = _with_steps_in_budget(settings, data, origin, folder)
+    settings = _with_steps_in_budget(settings, data, origin)
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
 
@@ -84,9 +85,7 @@ def _first_model(settings: TrainConfig, data: TrainingData, origin: Parent | Non
     return architecture.build(built, settings.run.seed, VOCABULARY_MULTIPLE)
 
 
-def _with_steps_in_budget(
-    settings: TrainConfig, data: TrainingData, origin: Parent | None, folder: RunFolder
-) -> TrainConfig:
+def _with_steps_in_budget(settings: TrainConfig, data: TrainingData, origin: Parent | None) -> TrainConfig:
     """The settings with `run.max_steps` fixed so that the loop takes the time budget.
 
     Measured on a throw-away session, so weights and random numbers of the run are untouched.
@@ -95,15 +94,11 @@ def _with_steps_in_budget(
         return settings
     budget_s = config.parse_duration(settings.time_budget)
     console.note(f"measuring how many steps fit into {settings.time_budget} ...")
-    model = _first_model(settings, data, origin)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()} if origin else None
-    session = Session(settings, model, data.train)
+    session = Session(settings, copy.deepcopy(_first_model(settings, data, origin)), data.train)
     validation = data.validation_windows(settings, session.engine.autocast)
     costs = probe.measure(
         budget_s, lambda i: session.train_step(), lambda windows: validation.measure(session.model, windows)
     )
-    if origin and weights:
-        origin.model.load_state_dict(weights)
     every, windows = settings.validation.every, min(settings.validation.sequences, validation.num_windows)
     steps = probe.steps_in(budget_s, costs, every, windows, validation.num_windows)
     console.note(f"{costs.step_s * 1000:.1f} ms a step: {steps} steps")

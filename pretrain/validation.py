@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from fledge.console import progress
+from fledge.models.loss import IGNORED
 from pretrain.batches import TokenStream
-
-IGNORED = -100  # the target that no loss falls on
 
 
 @dataclass(frozen=True)

@@ -196,9 +196,15 @@ def continue_texts(
     Without stop ids of its own, `sampling` stops at the end-of-text token.
     """
     sampling = fitted(model, tokenizer, sampling)
+    return complete(model, tokenizer, prompt_ids(model, tokenizer, prompts, sampling), sampling)
+
+
+def prompt_ids(
+    model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], sampling: Sampling
+) -> list[list[int]]:
+    """The ids to continue for each text: its end where it is too long, the document's beginning where it is empty."""
     longest = context_of(model) - sampling.max_new_tokens
-    encoded = [ids[-longest:] or [tokenizer.end_of_text_id] for ids in tokenizer.encode_batch(prompts)]
-    return complete(model, tokenizer, encoded, sampling)
+    return [ids[-longest:] or [tokenizer.end_of_text_id] for ids in tokenizer.encode_batch(prompts)]
 
 
 def fitted(model: Any, tokenizer: TextTokenizer, sampling: Sampling) -> Sampling:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fledge import config
 from fledge.options import command_of
@@ -80,6 +81,12 @@ def test_every_shipped_config_is_valid_and_gives_reasons(file: Path) -> None:
         if re.match(r"\s*\w+:\s*[^#\s]", line) and "#" not in line and not above.strip().startswith("#")
     ]
     assert bare == []
+
+
+def test_default_and_small_are_one_preset() -> None:
+    first, second = (ROOT / "configs/pretrain/train" / f"{name}.yaml" for name in ("default", "small"))
+    values = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in (first, second)]
+    assert values[0] == values[1]
 
 
 def test_every_command_has_file_config_yaml_and_test() -> None:
