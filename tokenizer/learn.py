@@ -6,7 +6,7 @@ are tokens. So there is no unknown token, and decoding gives back every byte.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -57,28 +57,24 @@ def learn(kind: Kind, texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 def _learn_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     """Byte-level byte-pair encoding (Sennrich et al. 2016, Radford et al. 2019)."""
-    tokenizer = _pipeline(models.BPE(), PRE_SPLIT)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=_MIN_FREQUENCY,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return _trained(models.BPE(), trainers.BpeTrainer, texts, vocab_size, min_frequency=_MIN_FREQUENCY)
 
 
 def _learn_unigram(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     """The likeliest segmentation under a unigram model of pieces (Kudo 2018), over bytes."""
-    tokenizer = _pipeline(models.Unigram(), PRE_SPLIT)
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    return _trained(models.Unigram(), trainers.UnigramTrainer, texts, vocab_size)
+
+
+def _trained(
+    model: models.Model, trainer: Callable[..., Any], texts: Iterator[str], vocab_size: int, **settings: Any
+) -> Tokenizer:
+    """A tokenizer from one of the library's trainers, over bytes."""
+    tokenizer = _pipeline(model, PRE_SPLIT)
+    settings |= {
+        "special_tokens": list(SPECIAL_TOKENS),
+        "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
+    }
+    tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, show_progress=False, **settings))
     return tokenizer
 
 

@@ -29,7 +29,7 @@ FORMATS = {
     ".xhtml": "html",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_SNIFFED_BYTES = 8192
+SNIFFED_BYTES = 8192  # of a file, to tell binary from text
 _BUFFER_BYTES = 1 << 20
 
 
@@ -95,7 +95,7 @@ def _named_file(path: Path) -> Source:
         raise DataError(f"{path}: empty file; leave it out or fill it")
     if source.format == "text" and source.compression is None:
         with path.open("rb") as file:
-            if b"\0" in file.read(_SNIFFED_BYTES):
+            if b"\0" in file.read(SNIFFED_BYTES):
                 raise DataError(f"{path}: binary file, not text; known formats are {', '.join(FORMATS)}")
     return source
 

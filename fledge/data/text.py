@@ -280,7 +280,7 @@ def _check_text(source: Source, stream: io.BufferedReader) -> Document | Reject 
     hasher = hashlib.blake2b(digest_size=16)
     size, start = 0, ""
     for block in src.blocks(source, stream, PART_BYTES):
-        if size == 0 and b"\0" in block[:8192]:
+        if size == 0 and b"\0" in block[: src.SNIFFED_BYTES]:
             return Reject(source.name, 1, "binary, not text", "leave it out")
         try:
             text = decoder.decode(block)
