@@ -15,15 +15,16 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
 
 
-def orthogonalise(matrices_NRC: Tensor) -> Tensor:
+def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: all singular values between about 0.7 and 1.2.
 
     Args:
         matrices_NRC: N matrices of one shape with R <= C.
+        dtype: of the matrix products; the authors use bfloat16, as the iteration mends its own rounding.
     Source: Newton-Schulz iteration of Muon (kellerjordan.github.io/posts/muon, 2024).
     """
     a, b, c = NEWTON_SCHULZ
-    X = matrices_NRC / (matrices_NRC.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    X = (matrices_NRC / (matrices_NRC.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(NUM_ITERATIONS):
         gram = X @ X.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -36,10 +37,14 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Same-shaped matrices are orthogonalised in one batch. A weight that holds several matrices stacked by rows
     (fused query, key and value) carries their number of rows in `weight.fused_rows` and is treated as several.
+
+    Args:
+        dtype: of the matrix products that orthogonalise; weights and momenta keep theirs.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -72,7 +77,7 @@ class MuonAdamW(torch.optim.Optimizer):
             stacked = torch.stack([update if rows <= columns else update.mT for _, update in pairs])
             # A taller matrix gets a longer step, so that its output's change keeps its size (Jordan et al.).
             scale = -group["lr"] * max(1.0, rows / columns) ** 0.5
-            for (part, _), orthogonal in zip(pairs, orthogonalise(stacked), strict=True):
+            for (part, _), orthogonal in zip(pairs, orthogonalise(stacked, self._dtype), strict=True):
                 part.add_(orthogonal if rows <= columns else orthogonal.mT, alpha=scale)
 
     def _adamw(self, group: dict[str, Any]) -> None:
@@ -113,7 +118,7 @@ def _matrices(weight: Tensor, update: Tensor) -> Iterator[tuple[Tensor, Tensor]]
         yield from zip(weight.split(rows), update.split(rows), strict=True)
 
 
-def build(model: nn.Module, config: OptimConfig) -> MuonAdamW:
+def build(model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32) -> MuonAdamW:
     """The optimizer of a model: which weights go to Muon, which decay, and with what peak learning rate.
 
     Muon takes the 2-D weights whose name has no "embed" and no "head" (as DeepSpeed's own Muon selects);
@@ -144,4 +149,4 @@ def build(model: nn.Module, config: OptimConfig) -> MuonAdamW:
     groups = [group for group in groups if group["params"]]
     for group in groups:
         group["peak_lr"] = group["lr"]
-    return MuonAdamW(groups)
+    return MuonAdamW(groups, dtype)

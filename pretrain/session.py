@@ -38,12 +38,13 @@ class Session:
     def __init__(self, config: TrainConfig, model: LanguageModel, stream: TokenStream) -> None:
         self.config = config
         self.model = model.to(config.run.device)
+        dtype = device.torch_dtype(config.run.dtype)
         self.engine = TorchEngine(
             self.model,
-            optimizer.build(self.model, config.optim),
+            optimizer.build(self.model, config.optim, dtype),
             config.optim.clip_norm,
             config.run.device,
-            device.torch_dtype(config.run.dtype),
+            dtype,
         )
         self.batches = Batches(stream, config.model.context, config.batch.sequences, config.run.seed)
         self.guard = LossGuard(config.guard)

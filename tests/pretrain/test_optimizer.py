@@ -102,13 +102,23 @@ def test_orthogonalise_equals_its_polynomial_on_the_singular_values() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 4, 9, dtype=torch.float64)
     a, b, c = optimizer.NEWTON_SCHULZ
-    for before, after in zip(matrices, optimizer.orthogonalise(matrices), strict=True):
+    for before, after in zip(matrices, optimizer.orthogonalise(matrices, torch.float64), strict=True):
         left, values, right = torch.linalg.svd(before, full_matrices=False)
         values = values / values.norm()
         for _ in range(optimizer.NUM_ITERATIONS):
             values = a * values + b * values**3 + c * values**5
         assert ((values > 0.6) & (values < 1.3)).all()
         torch.testing.assert_close(after, left @ values.diag() @ right, atol=1e-6, rtol=0)
+
+
+def test_bfloat16_products_still_orthogonalise() -> None:
+    torch.manual_seed(0)
+    exact = torch.randn(2, 16, 48)
+    rounded = optimizer.orthogonalise(exact, torch.bfloat16).float()
+    values = torch.linalg.svdvals(rounded)
+    assert ((values > 0.6) & (values < 1.3)).all()
+    expected = optimizer.orthogonalise(exact, torch.float32)
+    assert float((rounded - expected).norm()) < 0.05 * float(expected.norm())
 
 
 def test_resumed_equals_uninterrupted() -> None:
