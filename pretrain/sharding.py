@@ -16,8 +16,9 @@ from fledge import checkpoints, console
 from fledge.atomic import disk_errors, sync_file
 from fledge.data import sources as src
 from fledge.data.digests import DigestSet
+from fledge.data.rows import Reject
 from fledge.data.sources import Source
-from fledge.data.text import Cursor, Document, Reject, RowCounts, TextReader
+from fledge.data.text import Cursor, Document, RowCounts, TextReader
 from fledge.errors import DataError
 from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer

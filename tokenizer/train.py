@@ -8,8 +8,9 @@ from typing import Any
 
 from fledge import console
 from fledge.data import sources as src
+from fledge.data.rows import Reject
 from fledge.data.sources import Source
-from fledge.data.text import Reject, TextReader, digest, pieces
+from fledge.data.text import TextReader, digest, pieces
 from fledge.errors import DataError
 from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer, default_chat_template

@@ -5,17 +5,16 @@ unless another is chosen. Rows that can't be read are counted and told to the ca
 """
 
 import codecs
-import csv
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
-from fledge import hub
+from fledge.data import rows
 from fledge.data import sources as src
+from fledge.data.rows import Reject
 from fledge.data.sources import Source
 from fledge.errors import DataError
 
@@ -34,20 +33,6 @@ class Document:
     digest: bytes  # 16 bytes of BLAKE2b over the whole document's UTF-8
     num_bytes: int  # UTF-8 bytes of `text`
     is_last_part: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A row or file that is no usable document, and why."""
-
-    source: str
-    position: int
-    reason: str  # a few fixed wordings, so that they can be counted
-    detail: str = ""  # what in this row is wrong, what to do
-    excerpt: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.position}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
 class Cursor(NamedTuple):
@@ -99,16 +84,16 @@ class TextReader:
     def documents(
         self,
         start: Cursor = Cursor(),  # noqa: B008 (a constant)
-        rows: RowCounts = RowCounts(),  # noqa: B008
+        counted: RowCounts = RowCounts(),  # noqa: B008
     ) -> Iterator[Document]:
         """The documents from a cursor on; `self.cursor` always stands behind the last one given.
 
         Args:
-            rows: what was counted before the cursor.
+            counted: rows before the cursor.
         Raises:
             DataError: a source can't be read, or the share of bad rows is too high.
         """
-        self.rows = rows
+        self.rows = counted
         self._size_bytes_read = sum(source.size_bytes for source in self.sources[: start.source])
         for number in range(start.source, len(self.sources)):
             skipped = start.items if number == start.source else 0
@@ -148,13 +133,9 @@ class TextReader:
             )
 
     def _items(self, source: Source) -> Iterator[Document | Reject]:
-        if source.kind != "file":
-            rows = _hub_rows(source) if source.kind == "hub" else _village_rows(source)
-            yield from (self._from_row(source, number, row) for number, row in enumerate(rows, 1))
-            return
-        if source.format == "parquet":
-            rows = _parquet_rows(source, self._text_field)
-            yield from (self._from_row(source, number, row) for number, row in enumerate(rows, 1))
+        if not rows.has_stream(source):
+            for position, row in rows.without_stream(source, [self._text_field]):
+                yield self._from_row(source, position, row)
             return
         stream, self._raw = src.open_source(source)
         with stream, self._raw:
@@ -185,62 +166,15 @@ class TextReader:
             return Reject(source.name, position, "no main text in the page", "", page[:200])
         return _document(source, position, text)
 
-    def _json_lines(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
-        for number, line in src.lines(source, stream):
-            if line.isspace():
-                continue
-            try:
-                row = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield _not_utf8(source, number, error, 0)
-            except (ValueError, RecursionError) as error:
-                yield Reject(
-                    source.name, number, "broken JSON", str(error), line[:200].decode("utf-8", "replace")
-                )
-            else:
-                yield self._from_row(source, number, row)
-
-    def _json(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
-        """A list of objects; or, where it is none, one object a line."""
-        if not _begins_list(source, stream):
-            yield from self._json_lines(source, stream)
-            return
-        content = b"".join(src.blocks(source, stream, PART_BYTES))
-        try:
-            rows = json.loads(content.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(str(_not_utf8(source, 1, error, 0))) from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{source.name}: broken JSON ({error}); mend it, or write one object a line"
-            ) from None
-        yield from (self._from_row(source, number, row) for number, row in enumerate(rows, 1))
-
-    def _table(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
-        """CSV with quotes, or TSV without, below a line of column names."""
-        csv.field_size_limit(1 << 30)
-        encoded = (line for _, line in src.lines(source, stream))
-        try:
-            text = (
-                line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(encoded)
-            )
-            style: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.format == "tsv" else {}
-            table = csv.DictReader(text, **style)
-            for row in table:
-                row.pop(None, None)
-                yield self._from_row(source, table.line_num, row)
-        except UnicodeDecodeError as error:
-            raise DataError(str(_not_utf8(source, table.line_num + 1, error, 0))) from None
-        except csv.Error as error:
-            raise DataError(
-                f"{source.name}:{table.line_num}: broken table ({error}); mend that line"
-            ) from None
+    def _rows(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
+        for item in rows.of_stream(source, stream):
+            yield item if isinstance(item, Reject) else self._from_row(source, *item)
 
     def _page(self, source: Source, stream: io.BufferedReader) -> Iterator[Document | Reject]:
         try:
             page = b"".join(src.blocks(source, stream, PART_BYTES)).decode("utf-8")
         except UnicodeDecodeError as error:
-            yield _not_utf8(source, 1, error, 0)
+            yield rows.not_utf8(source, 1, error, 0)
         else:
             yield self._from_html(source, 1, page)
 
@@ -258,10 +192,10 @@ class TextReader:
 
 _READERS: dict[str, Callable[[TextReader, Source, io.BufferedReader], Iterator[Document | Reject]]] = {
     "text": TextReader._whole_file,
-    "jsonl": TextReader._json_lines,
-    "json": TextReader._json,
-    "csv": TextReader._table,
-    "tsv": TextReader._table,
+    "jsonl": TextReader._rows,
+    "json": TextReader._rows,
+    "csv": TextReader._rows,
+    "tsv": TextReader._rows,
     "html": TextReader._page,
 }
 
@@ -285,22 +219,15 @@ def _check_text(source: Source, stream: io.BufferedReader) -> Document | Reject 
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
-            return _not_utf8(source, 1, error, size + len(block) - len(error.object))
+            return rows.not_utf8(source, 1, error, size + len(block) - len(error.object))
         start = start + text if size < PART_BYTES else ""
         hasher.update(block)
         size += len(block)
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        return _not_utf8(source, 1, error, size - len(error.object))
+        return rows.not_utf8(source, 1, error, size - len(error.object))
     return Document(start, source.name, 1, hasher.digest(), size) if size <= PART_BYTES else hasher.digest()
-
-
-def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
-    try:
-        return stream.peek(1024).lstrip()[:1] == b"["
-    except src.damage_errors() as error:
-        raise src.damaged(source, "0 bytes", error) from None
 
 
 def _parts(source: Source, stream: io.BufferedReader) -> Iterator[tuple[str, bool]]:
@@ -343,53 +270,3 @@ def pieces(text: str, size: int) -> Iterator[str]:
         start = end + 1
     if start < len(text):
         yield text[start:]
-
-
-def _not_utf8(source: Source, position: int, error: UnicodeDecodeError, offset: int) -> Reject:
-    byte = error.object[error.start]
-    return Reject(
-        source.name,
-        position,
-        "not UTF-8",
-        f"byte 0x{byte:02x} at offset {offset + error.start}; convert it, for example with iconv",
-        error.object[max(0, error.start - 40) : error.start + 40].decode("utf-8", "replace"),
-    )
-
-
-def _parquet_rows(source: Source, field: str) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(source.path) as file:
-            if field not in file.schema_arrow.names:
-                known = ", ".join(file.schema_arrow.names)
-                raise DataError(
-                    f"{source.name}: no column '{field}'; columns: {known}; choose with --text-field"
-                )
-            for batch in file.iter_batches(batch_size=256, columns=[field]):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{source.name}: damaged parquet file ({error}); download it again") from None
-
-
-def _hub_rows(source: Source) -> Iterator[dict[str, Any]]:
-    """The rows of `owner/name[:subset]`, split `train`, streamed."""
-    hub.go_online()
-    import datasets
-
-    name, _, subset = source.name.partition(":")
-    try:
-        yield from datasets.load_dataset(name, subset or None, split="train", streaming=True)
-    except Exception as error:  # the library and its transports have dozens of classes
-        reason = str(error).strip().split("\n")[0][:200]
-        raise DataError(
-            f"{source.name}: no such path here, and the hub can't give it ({reason}); "
-            "check the name and the connection"
-        ) from None
-
-
-def _village_rows(source: Source) -> Iterator[dict[str, Any]]:
-    from fledge.village import spec
-
-    yield from spec.rows(source.name)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.data import text as text_module
+from fledge.data.rows import Reject
 from fledge.data.sources import expand
-from fledge.data.text import Cursor, Document, Reject, TextReader, pieces, safe_cut
+from fledge.data.text import Cursor, Document, TextReader, pieces, safe_cut
 from fledge.errors import DataError
 
 

@@ -1,0 +1,245 @@
+"""Rows of fields from any source: JSON, JSON lines, CSV, TSV, parquet, the hub, the village."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fledge import console, hub
+from fledge.data import sources as src
+from fledge.data.sources import Source
+from fledge.errors import DataError
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row or file that can't be used, and why."""
+
+    source: str
+    position: int
+    reason: str  # a few fixed wordings, so that they can be counted
+    detail: str = ""  # what in this row is wrong, what to do
+    excerpt: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.position}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of fields."""
+
+    source: str
+    position: int  # line or row from 1
+    values: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """Its place, as messages show it."""
+        return f"{self.source}:{self.position}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of some sources, in order."""
+
+    rows: list[Row]
+    sources: list[Source]
+    rejects: list[Reject]
+
+
+Item = tuple[int, Any] | Reject  # position and content, or why there is none
+
+
+def read(
+    inputs: Sequence[str],
+    max_bad_share: float = 0.01,
+    parse_line: Callable[[str], dict[str, Any]] | None = None,
+) -> Rows:
+    """Read all rows of paths, folders, globs, hub names and parts of the village into memory.
+
+    Args:
+        max_bad_share: of all rows; more bad rows than that stop the run, fewer are told one by one.
+        parse_line: makes a row of a line of a plain text file, or raises ValueError with the reason.
+    Raises:
+        DataError: a source can't be read, holds text where rows are wanted, or too many rows are bad.
+    """
+    found = src.expand(inputs)
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    for source in found:
+        for item in _items(source, parse_line):
+            if isinstance(item, Reject):
+                rejects.append(item)
+            elif not isinstance(item[1], dict):
+                rejects.append(Reject(source.name, item[0], "not an object", "expected a row of fields"))
+            else:
+                rows.append(Row(source.name, item[0], item[1]))
+    if len(rejects) > max_bad_share * (len(rows) + len(rejects)):
+        raise DataError(
+            f"{rejects[0]}; {len(rejects)} of {len(rows) + len(rejects)} rows are bad, "
+            f"more than the share of {max_bad_share:g} that is passed over: mend them"
+        )
+    for reject in rejects:
+        console.warn(f"passed over {reject}")
+    return Rows(rows, found, rejects)
+
+
+def _items(source: Source, parse_line: Callable[[str], dict[str, Any]] | None) -> Iterator[Item]:
+    if not has_stream(source):
+        yield from without_stream(source)
+        return
+    stream, raw = src.open_source(source)
+    with stream, raw:
+        if source.format in ("jsonl", "json", "csv", "tsv"):
+            yield from of_stream(source, stream)
+        elif source.format == "text" and parse_line:
+            yield from _parsed_lines(source, stream, parse_line)
+        else:
+            raise DataError(
+                f"{source.name}: {source.format}, where rows of fields are wanted; "
+                "give json, jsonl, csv, tsv or parquet"
+            )
+
+
+def has_stream(source: Source) -> bool:
+    """Whether a source's rows are read from one stream of bytes."""
+    return source.kind == "file" and source.format != "parquet"
+
+
+def without_stream(source: Source, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a parquet file, a hub data set or a part of the village, numbered from 1.
+
+    Args:
+        columns: of a parquet file, the ones to read; None reads all.
+    """
+    if source.kind == "village":
+        from fledge.village import spec
+
+        rows = spec.rows(source.name)
+    else:
+        rows = _hub_rows(source) if source.kind == "hub" else _parquet_rows(source, columns)
+    yield from enumerate(rows, 1)
+
+
+def of_stream(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
+    """The rows of a json, jsonl, csv or tsv file, numbered by line (in a JSON list by row)."""
+    if source.format in ("csv", "tsv"):
+        return _table(source, stream)
+    if source.format == "json" and _begins_list(source, stream):
+        return _json_list(source, stream)
+    return _json_lines(source, stream)
+
+
+def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
+    for number, line in src.lines(source, stream):
+        if line.isspace():
+            continue
+        try:
+            row = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield not_utf8(source, number, error, 0)
+        except (ValueError, RecursionError) as error:
+            excerpt = line[:200].decode("utf-8", "replace")
+            yield Reject(source.name, number, "broken JSON", str(error), excerpt)
+        else:
+            yield number, row
+
+
+def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
+    content = b"".join(src.blocks(source, stream, _BLOCK_BYTES))
+    try:
+        rows = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(str(not_utf8(source, 1, error, 0))) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{source.name}: broken JSON ({error}); mend it, or write one object a line"
+        ) from None
+    yield from enumerate(rows, 1)
+
+
+def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
+    try:
+        return stream.peek(1024).lstrip()[:1] == b"["
+    except src.damage_errors() as error:
+        raise src.damaged(source, "0 bytes", error) from None
+
+
+def _table(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
+    """CSV with quotes, or TSV without, below a line of column names."""
+    csv.field_size_limit(1 << 30)
+    encoded = (line for _, line in src.lines(source, stream))
+    try:
+        text = (line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(encoded))
+        style: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.format == "tsv" else {}
+        table = csv.DictReader(text, **style)
+        for row in table:
+            row.pop(None, None)
+            yield table.line_num, row
+    except UnicodeDecodeError as error:
+        raise DataError(str(not_utf8(source, table.line_num + 1, error, 0))) from None
+    except csv.Error as error:
+        raise DataError(f"{source.name}:{table.line_num}: broken table ({error}); mend that line") from None
+
+
+def _parsed_lines(
+    source: Source, stream: io.BufferedReader, parse_line: Callable[[str], dict[str, Any]]
+) -> Iterator[Item]:
+    for number, line in src.lines(source, stream):
+        try:
+            yield number, parse_line(line.decode("utf-8").rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            yield not_utf8(source, number, error, 0)
+        except ValueError as error:
+            yield Reject(source.name, number, str(error), "", line[:200].decode("utf-8"))
+
+
+def not_utf8(source: Source, position: int, error: UnicodeDecodeError, offset: int) -> Reject:
+    """The reject for bytes that are not UTF-8; `offset` counts what was decoded before."""
+    byte = error.object[error.start]
+    return Reject(
+        source.name,
+        position,
+        "not UTF-8",
+        f"byte 0x{byte:02x} at offset {offset + error.start}; convert it, for example with iconv",
+        error.object[max(0, error.start - 40) : error.start + 40].decode("utf-8", "replace"),
+    )
+
+
+def _parquet_rows(source: Source, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(source.path) as file:
+            known = file.schema_arrow.names
+            for column in columns or []:
+                if column not in known:
+                    raise DataError(
+                        f"{source.name}: no column '{column}'; columns: {', '.join(known)}; choose with --text-field"
+                    )
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{source.name}: damaged parquet file ({error}); download it again") from None
+
+
+def _hub_rows(source: Source) -> Iterator[dict[str, Any]]:
+    """The rows of `owner/name[:subset]`, split `train`, streamed."""
+    hub.go_online()
+    import datasets
+
+    name, _, subset = source.name.partition(":")
+    try:
+        yield from datasets.load_dataset(name, subset or None, split="train", streaming=True)
+    except Exception as error:  # the library and its transports have dozens of classes
+        reason = str(error).strip().split("\n")[0][:200]
+        raise DataError(
+            f"{source.name}: no such path here, and the hub can't give it ({reason}); "
+            "check the name and the connection"
+        ) from None

@@ -1,0 +1,77 @@
+"""Rows of fields from any source."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from fledge.data import rows
+from fledge.errors import DataError
+
+WANTED = [{"text": "Hello", "label": "ham"}, {"text": "WIN\u00a3", "label": "spam"}]
+
+
+def write_each_format(folder: Path) -> list[Path]:
+    lines = "".join(json.dumps(row) + "\n" for row in WANTED)
+    table = "text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in WANTED)
+    (folder / "a.json").write_text(json.dumps(WANTED))
+    (folder / "b.json").write_text(lines)
+    (folder / "c.jsonl").write_text(lines)
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "e.csv").write_text(table)
+    (folder / "f.tsv").write_text(table.replace(",", "\t"))
+    parquet.write_table(pyarrow.Table.from_pylist(WANTED), folder / "g.parquet")
+    return sorted(folder.iterdir())
+
+
+def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
+    for file in write_each_format(tmp_path):
+        assert [row.values for row in rows.read([str(file)]).rows] == WANTED, file
+
+
+def test_a_row_knows_its_line(tmp_path: Path) -> None:
+    files = {file.name: file for file in write_each_format(tmp_path)}
+    assert rows.read([str(files["c.jsonl"])]).rows[1].where == f"{files['c.jsonl']}:2"
+    assert rows.read([str(files["e.csv"])]).rows[1].where == f"{files['e.csv']}:3"
+
+
+def test_the_village_gives_rows() -> None:
+    (row,) = rows.read(["village:hamlet/instructions#1"]).rows
+    assert [m["role"] for m in row.values["messages"]] == ["user", "assistant"]
+
+
+def test_few_bad_rows_are_told_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": 1}\n' * 99 + "[1]\n" + '{"a": 1}\n' * 100)
+    found = rows.read([str(file)])
+    assert len(found.rows) == 199
+    assert [r.position for r in found.rejects] == [100]
+    assert f"passed over {file}:100: not an object" in capsys.readouterr().err
+
+
+def test_many_bad_rows_are_an_error_with_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": 1}\n{broken\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: broken JSON .* 1 of 2 rows are bad"):
+        rows.read([str(file)])
+
+
+def test_plain_text_is_refused_unless_its_lines_can_be_parsed(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("ham\tHello\nspam\tWIN\n")
+    with pytest.raises(DataError, match=r"a\.txt: text, where rows of fields are wanted"):
+        rows.read([str(file)])
+
+    def parse(line: str) -> dict[str, str]:
+        label, found, text = line.partition("\t")
+        if not found:
+            raise ValueError("no tab")
+        return {"label": label, "text": text}
+
+    assert [r.values["label"] for r in rows.read([str(file)], parse_line=parse).rows] == ["ham", "spam"]
+    file.write_text("ham Hello\n")
+    with pytest.raises(DataError, match=r"a\.txt:1: no tab"):
+        rows.read([str(file)], parse_line=parse)
