@@ -1,0 +1,1 @@
+"""Evaluation: the same numbers for every model."""

@@ -1,0 +1,1 @@
+"""Metrics as plain functions: one file each, named as the function in it."""
