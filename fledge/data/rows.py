@@ -72,21 +72,41 @@ def read(
     rows: list[Row] = []
     rejects: list[Reject] = []
     for source in found:
-        for item in _items(source, parse_line):
+        for item in iterate(source, parse_line):
             if isinstance(item, Reject):
                 rejects.append(item)
-            elif not isinstance(item[1], dict):
-                rejects.append(Reject(source.name, item[0], "not an object", "expected a row of fields"))
             else:
-                rows.append(Row(source.name, item[0], item[1]))
-    if len(rejects) > max_bad_share * (len(rows) + len(rejects)):
+                rows.append(item)
+    check_share(rejects, len(rows) + len(rejects), max_bad_share)
+    return Rows(rows, found, rejects)
+
+
+def check_share(rejects: Sequence[Reject], total: int, max_bad_share: float) -> None:
+    """Tell each bad row, or stop where they are more than a share of all.
+
+    Raises:
+        DataError: they are.
+    """
+    if len(rejects) > max_bad_share * total:
         raise DataError(
-            f"{rejects[0]}; {len(rejects)} of {len(rows) + len(rejects)} rows are bad, "
+            f"{rejects[0]}; {len(rejects)} of {total} rows are bad, "
             f"more than the share of {max_bad_share:g} that is passed over: mend them"
         )
     for reject in rejects:
         console.warn(f"passed over {reject}")
-    return Rows(rows, found, rejects)
+
+
+def iterate(
+    source: Source, parse_line: Callable[[str], dict[str, Any]] | None = None
+) -> Iterator[Row | Reject]:
+    """The rows of one source as they are read, and what is no row; arguments and errors as in `read`."""
+    for item in _items(source, parse_line):
+        if isinstance(item, Reject):
+            yield item
+        elif not isinstance(item[1], dict):
+            yield Reject(source.name, item[0], "not an object", "expected a row of fields")
+        else:
+            yield Row(source.name, item[0], item[1])
 
 
 def _items(source: Source, parse_line: Callable[[str], dict[str, Any]] | None) -> Iterator[Item]:
