@@ -1,0 +1,5 @@
+"""The commands of `fledge finetune`."""
+
+from fledge.options import StageGroup
+
+cli = StageGroup("finetune", [], help="A base model to one that answers, or that classifies.")

@@ -1,0 +1,424 @@
+"""Training by transformers' and TRL's trainers, under fledge's run contract; the only importer of both.
+
+Usage, from a command's `run(settings, folder)`:
+
+    job = Job(
+        model=model,                  # a transformers model, perhaps wrapped by PEFT; its trainable weights are saved
+        examples=examples,            # any list; what `collate` makes a batch of tensors from
+        lengths=[...],                # of the examples, for length buckets; None: plainly shuffled
+        collate=collate,              # list of examples -> batch; tensors, and "num_tokens": how many are no padding
+        loss=loss,                    # (model, batch) -> loss SUMMED over the batch's targets (class weights included)
+        num_targets=num_targets,      # batch -> what the sum is divided by, over all microbatches of a step together
+        check=check,                  # model -> {"validation_loss": ...}, names of METRICS; model is in eval mode
+        best="validation_loss",       # the metric that picks the best step; `lower_is_better=False` for accuracy
+        sample=sample,                # (model, step) -> rows for samples.jsonl; may be left out
+    )
+    outcome = train(job, settings, folder)   # afterwards job.model has the weights of the best step
+
+`settings` has the groups `run`, `batch`, `optim` and `validation` of finetune.config; steps are frozen beforehand by
+`steps_of`. Call `train` again after a kill with the same job: it continues from `folder.resumes_from`, bit for bit.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the trainers ping the hub when they start
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # accelerate looks at deepspeed, which else warns that it guesses
+
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from fledge import checkpoints, console
+from fledge.errors import RunFailed
+from fledge.rundir import RunFolder
+
+Batch = dict[str, Any]
+
+WEIGHTS, PROGRESS = "weights.safetensors", "progress.json"
+# Batches in which examples are sorted by length before they are cut into batches: enough for little padding, few
+# enough that an epoch stays well mixed.
+BUCKET_BATCHES = 50
+
+
+@dataclass
+class Job:
+    """What a command has to give for training; see the module's usage."""
+
+    model: nn.Module
+    examples: Sequence[Any]
+    collate: Callable[[list[Any]], Batch]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    num_targets: Callable[[Batch], int]
+    lengths: Sequence[int] | None = None
+    check: Callable[[nn.Module], dict[str, float]] | None = None
+    best: str = "validation_loss"
+    lower_is_better: bool = True
+    sample: Callable[[nn.Module, int], list[dict[str, Any]]] | None = None
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of each checkpoint."""
+
+    step: int = 0
+    tokens: int = 0  # read, padding not counted
+    elapsed_s: float = 0.0  # over all processes that worked on the run
+    best_step: int | None = None
+    best_value: float | None = None
+    checks_since_best: int = 0
+    stopped_early_of: int | None = None  # the number of steps that the run would have had
+
+
+def steps_of(num_examples: int, settings: Any) -> int:
+    """The optimizer steps of a run: `batch.epochs` passes over the examples, at most `run.max_steps`."""
+    if settings.batch.epochs is None:
+        return int(settings.run.max_steps)
+    a_pass = math.ceil(num_examples / settings.batch.examples)
+    return min(int(settings.run.max_steps), max(1, round(settings.batch.epochs * a_pass)))
+
+
+def train(
+    job: Job, settings: Any, folder: RunFolder, by: Literal["transformers", "trl-sft"] = "transformers"
+) -> Progress:
+    """Train until the last step, or until checks stop getting better.
+
+    Afterwards the model has the weights of the best step (the last one, where nothing is checked).
+    Raises:
+        Interrupted: the run was asked to stop and has written its checkpoint.
+        RunFailed: the loss or the gradient is not finite; names the step.
+    """
+    trainer = _make(job, settings, folder, by)
+    resumed = folder.resumes_from
+    if resumed:
+        trainer.progress = Progress(**json.loads((resumed / PROGRESS).read_text(encoding="utf-8")))
+    progress = trainer.progress
+    if progress.stopped_early_of != settings.run.max_steps and progress.step < settings.run.max_steps:
+        progress.stopped_early_of = None
+        with folder.stopping_politely(), trainer.shown():
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        is_done = progress.step == settings.run.max_steps or progress.stopped_early_of
+        if folder.stop_requested and not is_done:
+            raise folder.interrupted(progress.step)
+    elif resumed:
+        load_weights(job.model, resumed)
+    if progress.best_step not in (None, progress.step):
+        best = folder.checkpoints / checkpoints.name_of(progress.best_step)
+        problem = checkpoints.damage(best)
+        if problem:
+            console.warn(f"{best}: {problem}; the model has the weights of the last step instead of the best")
+        else:
+            load_weights(job.model, best)
+    job.model.eval()
+    return progress
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write the weights that are trained, by name; frozen ones are the parent's and stay there."""
+    state = {n: p.detach().contiguous().cpu() for n, p in model.named_parameters() if p.requires_grad}
+    save_file(state, folder / WEIGHTS)
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Take over the trained weights of a checkpoint."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad(), safe_open(checkpoint / WEIGHTS, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118, no mapping
+            parameters[name].copy_(file.get_tensor(name))
+
+
+class BatchOrder:
+    """The batches of a whole run; batch i is a pure function of the seed and i.
+
+    Args:
+        lengths: of the examples; with them, batches hold examples of about one length.
+    """
+
+    def __init__(
+        self, num_examples: int, batch_size: int, num_batches: int, seed: int, lengths: Sequence[int] | None
+    ) -> None:
+        self._num_examples, self._batch_size, self._seed = num_examples, batch_size, seed
+        self._num_batches, self._lengths = num_batches, None if lengths is None else np.asarray(lengths)
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        left, epoch = self._num_batches, 0
+        while left > 0:
+            batches = self.epoch(epoch)[:left]
+            yield from batches
+            left, epoch = left - len(batches), epoch + 1
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of one pass; each example stands in one of them."""
+        random = np.random.default_rng([self._seed, number])
+        order = random.permutation(self._num_examples)
+        size = self._batch_size
+        if self._lengths is not None:
+            window = size * BUCKET_BATCHES
+            parts = [order[start : start + window] for start in range(0, len(order), window)]
+            order = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
+        batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+        return batches if self._lengths is None else [batches[i] for i in random.permutation(len(batches))]
+
+
+class _Contract:
+    """Mixed into a trainer: its data order, loss, log, checks and checkpoints are the run's."""
+
+    job: Job
+    folder: RunFolder
+    settings: Any
+    progress: Progress
+
+    def __init__(self, *, job: Job, settings: Any, folder: RunFolder, **arguments: Any) -> None:
+        self.job, self.settings, self.folder, self.progress = job, settings, folder, Progress()
+        self._line: dict[str, Any] = {}
+        self._tokens_before, self._busy_s, self._clock = 0, 0.0, 0.0
+        self._bar: console.Progress | None = None
+        super().__init__(model=job.model, **arguments)
+        self.loss_is_scaled_for_ga = True
+        self.add_callback(_Flow(self))  # type: ignore[attr-defined]
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+
+    # --- data and loss ---
+
+    def get_train_dataloader(self) -> Any:
+        """All batches of the run, as one pass: resuming skips those that were read."""
+        batch, run = self.settings.batch, self.settings.run
+        size = batch.microbatch or batch.examples
+        order = BatchOrder(
+            len(self.job.examples),
+            size,
+            run.max_steps * (batch.examples // size),
+            run.seed,
+            self.job.lengths,
+        )
+        loader = DataLoader(
+            self.job.examples,  # type: ignore[arg-type]
+            batch_sampler=order,
+            collate_fn=self.job.collate,
+            generator=torch.Generator(),  # the loader draws a seed: not from the run's own random numbers
+        )
+        return self.accelerator.prepare(loader)  # type: ignore[attr-defined]
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        """The targets of a step, over all its microbatches (and processes)."""
+        self.progress.tokens += sum(batch.pop("num_tokens", 0) for batch in batch_samples)
+        count = torch.tensor(sum(self.job.num_targets(b) for b in batch_samples), device=device)
+        return self.accelerator.gather(count).sum().clamp(min=1)  # type: ignore[attr-defined]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """This microbatch's share of the step's mean loss."""
+        loss = self.job.loss(model, inputs) / num_items_in_batch
+        if not torch.isfinite(loss):
+            raise self._not_finite(f"the loss is {float(loss)}")
+        # Data-parallel processes average their gradients, and each has the targets of all in the divisor.
+        return loss * self.accelerator.num_processes  # type: ignore[attr-defined]
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        if not math.isfinite(norm):
+            raise self._not_finite(f"the gradient's norm is {float(norm)}")
+        return norm
+
+    def _not_finite(self, what: str) -> RunFailed:
+        return RunFailed(
+            f"step {self.progress.step + 1}: {what}; lower --optim.learning-rate and start a new run"
+        )
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not counted."""
+        return 0
+
+    # --- after each step ---
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show a progress bar meanwhile."""
+        steps = self.settings.run.max_steps
+        with console.progress("fine-tuning", steps, "steps", self.progress.step) as self._bar:
+            self._clock, self._tokens_before = time.perf_counter(), self.progress.tokens
+            yield
+
+    def after_step(self, step: int, control: Any) -> None:
+        """Check, sample, and say what the trainer shall do: log, save, stop."""
+        run, validation, progress = self.settings.run, self.settings.validation, self.progress
+        progress.step = step
+        self._busy_s += self._tick()
+        is_last = step == run.max_steps
+        is_checked = self.job.check is not None and (step % validation.every == 0 or is_last)
+        is_best = is_checked and self._check(step)
+        if is_checked and self.job.sample is not None:
+            self._sample(step)
+        if validation.patience and progress.checks_since_best >= validation.patience and not is_last:
+            progress.stopped_early_of = run.max_steps
+            console.note(f"step {step}: no better for {validation.patience} checks; stopping early")
+        control.should_training_stop |= self.folder.stop_requested or bool(progress.stopped_early_of)
+        control.should_save = (
+            step % run.checkpoint_every == 0 or is_last or is_best or control.should_training_stop
+        )
+        # A resumed run begins a new line where its checkpoint was, so an uninterrupted one must, too.
+        control.should_log = step % run.log_every == 0 or is_checked or control.should_save
+        if self._bar:
+            self._bar.advance(1)
+        self._tick()
+
+    def _tick(self) -> float:
+        now = time.perf_counter()
+        passed, self._clock = now - self._clock, now
+        self.progress.elapsed_s += passed
+        return passed
+
+    def _check(self, step: int) -> bool:
+        """Measure; whether this step is the best so far."""
+        assert self.job.check is not None
+        with _undisturbed(self.job.model):
+            found = self.job.check(self.job.model)
+        value, progress = found[self.job.best], self.progress
+        if not math.isfinite(value):
+            raise self._not_finite(f"{self.job.best} is {value}")
+        self._line |= found
+        is_best = progress.best_value is None or (
+            value < progress.best_value if self.job.lower_is_better else value > progress.best_value
+        )
+        if is_best:
+            progress.best_step, progress.best_value, progress.checks_since_best = step, value, 0
+        else:
+            progress.checks_since_best += 1
+        return is_best
+
+    def _sample(self, step: int) -> None:
+        assert self.job.sample is not None
+        with _undisturbed(self.job.model):
+            for row in self.job.sample(self.job.model, step):
+                self.folder.log_sample({"step": step} | row)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write a line of metrics.jsonl from what the trainer has measured."""
+        if "loss" not in logs:
+            return  # the trainer's own summary at the end
+        tokens = self.progress.tokens - self._tokens_before
+        speed = tokens / max(self._busy_s, 1e-9)
+        line = {
+            "step": self.progress.step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "tokens": self.progress.tokens,
+            "tokens_per_s": round(speed, 1),
+            "elapsed_s": round(self.progress.elapsed_s, 3),
+        }
+        if "grad_norm" in logs:
+            line["gradient_norm"] = logs["grad_norm"]
+        self.folder.log(line | self._line)
+        if self._bar:
+            checked = f"  {self.job.best} {self.progress.best_value:.3f}" if self.progress.best_step else ""
+            text = f"loss {logs['loss']:.3f}{checked}  {console.format_count(speed)} tokens/s"
+            self._bar.advance(0, text)
+        self._line, self._busy_s, self._tokens_before = {}, 0.0, self.progress.tokens
+
+    # --- checkpoints ---
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        progress, trainer = self.progress, self
+        with self.folder.checkpoint(progress.step) as partial:
+            save_weights(self.job.model, partial)
+            trainer._save_optimizer_and_scheduler(str(partial))  # type: ignore[attr-defined]
+            trainer._save_rng_state(str(partial))  # type: ignore[attr-defined]
+            trainer.state.log_history = []  # type: ignore[attr-defined]  # metrics.jsonl has it
+            trainer.state.save_to_json(str(partial / "trainer_state.json"))  # type: ignore[attr-defined]
+            (partial / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        checkpoints.prune(self.folder.checkpoints, self.settings.run.keep_checkpoints, progress.best_step)
+        self._tick()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.job.model, Path(resume_from_checkpoint))
+
+
+class _Flow(TrainerCallback):  # type: ignore[misc]
+    """Tells the contract of each step, after the trainer's own callbacks."""
+
+    def __init__(self, contract: _Contract) -> None:
+        self._contract = contract
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        """See `_Contract.after_step`."""
+        self._contract.after_step(state.global_step, control)
+        return control
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; random numbers and training mode are afterwards as before."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), torch.random.fork_rng():
+        yield
+    model.train(was_training)
+
+
+class _Plain(_Contract, Trainer):  # type: ignore[misc]
+    """transformers' Trainer under the contract."""
+
+
+def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    parts: dict[str, Any] = {"job": job, "settings": settings, "folder": folder}
+    if by == "transformers":
+        return _Plain(args=TrainingArguments(**_arguments(settings, folder)), **parts)
+    raise NotImplementedError(by)
+
+
+def _arguments(settings: Any, folder: RunFolder) -> dict[str, Any]:
+    """What the trainers' arguments have in common; their own defaults suit other machines."""
+    run, batch, optim = settings.run, settings.batch, settings.optim
+    microbatch = batch.microbatch or batch.examples
+    return {
+        "output_dir": str(folder.path),
+        "max_steps": run.max_steps,
+        "per_device_train_batch_size": microbatch,
+        "gradient_accumulation_steps": batch.examples // microbatch,
+        "learning_rate": optim.learning_rate,
+        "lr_scheduler_type": optim.schedule,
+        "warmup_steps": round(optim.warmup * run.max_steps),
+        "weight_decay": optim.weight_decay,
+        "adam_beta2": optim.beta2,
+        "max_grad_norm": optim.clip_norm,
+        "optim": "adamw_torch_fused",
+        "seed": run.seed,
+        "use_cpu": run.device == "cpu",
+        "bf16": run.dtype == "bfloat16",
+        "save_strategy": "no",  # `after_step` says when
+        "eval_strategy": "no",
+        "logging_steps": 10**9,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
