@@ -135,6 +135,8 @@ def _loop(session: Session, validation: Validation, data: TrainingData, folder: 
         folder.stopping_politely(),
         console.progress("pretraining", steps, "steps", session.counters.step) as bar,
     ):
+        if settings.samples.every and session.counters.step == 0:
+            _write_samples(session, data, folder)
         while session.counters.step < steps:
             meter.tick()
             result = session.train_step()
@@ -206,11 +208,9 @@ def _roll_back(session: Session, folder: RunFolder) -> None:
 def _write_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:
     """Let the model continue the fixed prompts, for samples.jsonl."""
     wanted, step = session.config.samples, session.counters.step
-    texts = generation.continue_texts(
-        session.model,
-        data.tokenizer,
-        wanted.prompts,
-        generation.Sampling(max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature, seed=0),
-    )
-    for prompt, text in zip(wanted.prompts, texts, strict=True):
-        folder.log_sample({"step": step, "prompt": prompt, "text": text})
+    model, tokenizer = session.model, data.tokenizer
+    limits = generation.Sampling(max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature)
+    sampling = generation.fitted(model, tokenizer, limits)
+    ids = generation.prompt_ids(model, tokenizer, wanted.prompts, sampling)
+    for prompt, written in zip(wanted.prompts, generation.generate(model, ids, sampling), strict=True):
+        folder.log_sample({"step": step, "prompt": prompt} | generation.sample_of(tokenizer, written))

@@ -6,6 +6,7 @@ Shapes: B rows, V vocabulary, N new tokens.
 
 import codecs
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ __all__ = [
     "complete",
     "continue_texts",
     "generate",
+    "sample_of",
     "stream",
     "stream_text",
 ]
@@ -185,6 +187,20 @@ def complete(
             text = text.split(completion.stop_string, 1)[0]
         texts.append(text)
     return texts
+
+
+def sample_of(tokenizer: TextTokenizer, completion: Completion) -> dict[str, Any]:
+    """A completion for samples.jsonl: its `text`, and its `tokens` as [piece, probability].
+
+    The pieces add up to the text; that of an id which only begins a character, or ends the text, is empty.
+    """
+    table = tokenizer.token_bytes()
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    pieces = [decode(table[number]) for number in completion.ids]
+    pieces[-1] += decode(b"", final=True)
+    probabilities = [round(math.exp(logprob), 4) for logprob in completion.logprobs]
+    tokens = [list(pair) for pair in zip(pieces, probabilities, strict=True)]
+    return {"text": "".join(pieces), "tokens": tokens}
 
 
 def continue_texts(

@@ -14,7 +14,7 @@ import yaml
 
 from fledge import checkpoints
 from fledge.__main__ import run
-from fledge.metrics_log import read_metrics
+from fledge.metrics_log import read_metrics, whole_lines
 from fledge.models import folder
 from fledge.tokens import TextTokenizer, default_chat_template
 from tokenizer import shards
@@ -66,6 +66,16 @@ def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
     files = {p.name for p in (trained / "model").iterdir()}
     assert files >= {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"}
     assert files >= {"generation_config.json"}
+
+
+def test_samples_show_the_model_from_before_its_first_step(trained: Path) -> None:
+    samples = [json.loads(line) for line in whole_lines(trained / "samples.jsonl")]
+    assert sorted({sample["step"] for sample in samples}) == [0, 6, 12]
+    for sample in samples:
+        assert sample["text"] == "".join(piece for piece, _ in sample["tokens"])
+        assert all(0 <= share <= 1 for _, share in sample["tokens"])
+    untrained = [share for sample in samples if sample["step"] == 0 for _, share in sample["tokens"]]
+    assert max(untrained) < 0.2  # about 1/300 each: it knows nothing yet
 
 
 def test_the_loss_falls_by_more_than_noise(trained: Path) -> None:

@@ -1,5 +1,6 @@
 """Generation against slow recomputation and transformers; the same text alone, in a batch, and in pieces."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -224,6 +225,16 @@ def test_text_ends_before_a_stop_string(
     assert all("\ufffd" not in piece for piece in pieces)
     if text == "never":
         assert pieces == list("never")  # each letter as soon as it is there
+
+
+def test_a_sample_tells_how_sure_the_model_was_of_each_piece(tokenizer: TextTokenizer) -> None:
+    ids = [*"gr\u00fc\u00df".encode(), 0xE2, tokenizer.end_of_text_id]
+    written = Completion(ids, [math.log(share) for share in (1, 0.5, 0.25, 0.125, 1, 1, 0.5, 1)], "stop")
+    sample = generation.sample_of(tokenizer, written)
+    assert sample["text"] == tokenizer.decode(ids) == "gr\u00fc\u00df\ufffd"
+    pieces = ["g", "r", "", "\u00fc", "", "\u00df", "", "\ufffd"]
+    shares = [1, 0.5, 0.25, 0.125, 1, 1, 0.5, 1]
+    assert sample["tokens"] == [[piece, share] for piece, share in zip(pieces, shares, strict=True)]
 
 
 def test_streamed_steps_add_up_to_the_completions(ours: LanguageModel) -> None:
