@@ -1,0 +1,193 @@
+"""Conversations from files of any known format: read, judged, mixed by weight, split by a hash of the prompt."""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from fledge import console, data
+from fledge.data import rows as row_reader
+from fledge.data import sources as src
+from fledge.data.digests import DigestSet
+from fledge.data.messages import Message
+from fledge.data.rows import Reject, Row
+from fledge.data.sources import Source
+from fledge.data.text import digest
+from fledge.errors import DataError
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One conversation and the place it comes from."""
+
+    where: str  # "file:line"
+    messages: list[Message]
+
+    @property
+    def prompt(self) -> list[Message]:
+        """What comes before the last answer."""
+        return self.messages[:-1]
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """What was read for training: mixed by the weights, and a part held out."""
+
+    train: list[Conversation]
+    held_out: list[Conversation]
+    sources: list[Source]
+    duplicates: int
+    rejects: int
+
+
+def read(
+    inputs: Sequence[str], held_out_share: float, format_name: str = "auto", max_bad_share: float = 0.01
+) -> Conversations:
+    """Read conversations, `--data FILE[:WEIGHT]`, and tell how they were read.
+
+    Args:
+        held_out_share: of the rows, by a hash of the normalised first prompt: no prompt stands on both sides.
+        format_name: of the rows, a module in fledge/data; `auto` decides it for each file from its first row.
+        max_bad_share: of all rows; more rows that can't be used than that stop the run.
+    Raises:
+        DataError: a row or file can't be used; names file, line and reason.
+    """
+    weighted = [split_weight(text) for text in inputs]
+    if len({weight is None for _, weight in weighted}) > 1:
+        raise DataError("--data: some have a weight and some have none; give each one, FILE:WEIGHT, or none")
+    parts: list[tuple[float, list[Conversation]]] = []
+    sources: list[Source] = []
+    held_out: list[Conversation] = []
+    rejects: list[Reject] = []
+    seen, duplicates, num_rows = DigestSet(), 0, 0
+    for text, weight in weighted:
+        part: list[Conversation] = []
+        for source in src.expand([text]):
+            sources.append(source)
+            found, bad = _read_source(source, format_name)
+            num_rows += len(found) + len(bad)
+            rejects += bad
+            fresh = [c for c in found if seen.add(_fingerprint(c.messages))]
+            duplicates += len(found) - len(fresh)
+            for conversation in fresh:
+                (held_out if _is_held_out(conversation, held_out_share) else part).append(conversation)
+        parts.append((weight or 0.0, part))
+    row_reader.check_share(rejects, num_rows, max_bad_share)
+    everything = [conversation for _, part in parts for conversation in part]
+    if not held_out and everything:  # a handful of rows: one prompt at least
+        first = min(map(_prompt_hash, everything))
+        held_out = [c for c in everything if _prompt_hash(c) == first]
+        parts = [(weight, [c for c in part if _prompt_hash(c) != first]) for weight, part in parts]
+    train = mix(parts) if weighted[0][1] is not None else [c for _, part in parts for c in part]
+    if not train:
+        raise DataError(f"{', '.join(inputs)}: nothing to train on; give at least two different prompts")
+    console.note(
+        f"{num_rows} rows: {len(train)} to train on, {len(held_out)} held out, {duplicates} stand twice and "
+        f"{len(rejects)} can't be used"
+    )
+    return Conversations(train, held_out, sources, duplicates, len(rejects))
+
+
+def split_weight(text: str) -> tuple[str, float | None]:
+    """The input and the weight of `FILE:0.7`; no weight where there is none.
+
+    Raises:
+        DataError: the weight is not above 0.
+    """
+    head, _, tail = text.rpartition(":")
+    if not head or Path(text).exists():
+        return text, None
+    try:
+        weight = float(tail)
+    except ValueError:
+        return text, None
+    if not 0 < weight < float("inf"):
+        raise DataError(f"--data {text}: the weight must be above 0")
+    return head, weight
+
+
+def mix(parts: Sequence[tuple[float, list[Conversation]]]) -> list[Conversation]:
+    """Rows of each part by its weight, together as many as there are: whole repeats, then the first by hash."""
+    total, rows = sum(weight for weight, _ in parts), sum(len(part) for _, part in parts)
+    mixed: list[Conversation] = []
+    for weight, part in parts:
+        if part:
+            repeats, rest = divmod(round(weight / total * rows), len(part))
+            mixed += part * repeats + sorted(part, key=lambda c: _fingerprint(c.messages))[:rest]
+    return mixed
+
+
+def normalised(text: str) -> str:
+    """A text without what does not make it another: case and spacing."""
+    return " ".join(text.casefold().split())
+
+
+@functools.cache
+def formats() -> dict[str, ModuleType]:
+    """The modules in this folder that make conversations of rows."""
+    modules = {
+        m.name: importlib.import_module(f"fledge.data.{m.name}") for m in pkgutil.iter_modules(data.__path__)
+    }
+    return {name: module for name, module in modules.items() if hasattr(module, "to_messages")}
+
+
+def _read_source(source: Source, format_name: str) -> tuple[list[Conversation], list[Reject]]:
+    """The conversations of one file, all read as its first row is."""
+    found: list[Conversation] = []
+    rejects: list[Reject] = []
+    module: ModuleType | None = None
+    for row in row_reader.iterate(source):
+        if isinstance(row, Reject):
+            rejects.append(row)
+            continue
+        if module is None:
+            module = _format_of(row, format_name)
+        try:
+            if not module.claims(row.values):
+                raise ValueError(f"expected {module.EXPECTS}; fields: {', '.join(map(str, row.values))}")
+            messages = module.to_messages(row.values)
+        except ValueError as error:
+            rejects.append(Reject(source.name, row.position, str(error)))
+            continue
+        if not found:
+            first = " | ".join(f"{m['role']}: {_short(m['content'])}" for m in messages)
+            console.note(f"{row.where}: read as {module.__name__.split('.')[-1]}: {first}")
+        found.append(Conversation(row.where, messages))
+    return found, rejects
+
+
+def _format_of(row: Row, name: str) -> ModuleType:
+    known = formats()
+    if name != "auto":
+        if name not in known:
+            raise DataError(f"--format {name}: not known; there are: auto, {', '.join(known)}")
+        return known[name]
+    claiming = [name for name, module in known.items() if module.claims(row.values)]
+    if len(claiming) == 1:
+        return known[claiming[0]]
+    if claiming:
+        raise DataError(f"{row.where}: may be read as {' or '.join(claiming)}; choose with --format")
+    expected = "\n".join(f"  {module.EXPECTS}" for module in known.values())
+    fields = ", ".join(map(str, row.values)) or "none"
+    raise DataError(f"{row.where}: no known format (fields: {fields}); expected one of\n{expected}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
+def _fingerprint(messages: Sequence[Message]) -> bytes:
+    return digest("\0".join(f"{m['role']}\0{normalised(m['content'])}" for m in messages).encode())
+
+
+def _prompt_hash(conversation: Conversation) -> int:
+    first = next(m["content"] for m in conversation.messages if m["role"] == "user")
+    return int.from_bytes(digest(normalised(first).encode())[8:], "little")
+
+
+def _is_held_out(conversation: Conversation, share: float) -> bool:
+    return _prompt_hash(conversation) < share * 2**64
