@@ -1,0 +1,1 @@
+"""Checks: what a program can verify about an answer; rewards use them, too."""

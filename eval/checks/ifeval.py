@@ -1,0 +1,229 @@
+"""IFEval's verifiable instructions: whether an answer does what its prompt asked for.
+
+The 25 instructions as Zhou et al. 2023 (arXiv 2311.07911) define them, in code of our own. Two of the paper's
+tools need data that is not there offline, so figures may differ from it by the rare item: sentences are split by
+a rule here (the paper: Punkt), and languages are told by `eval.language` (the paper: langdetect).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from eval.language import language_of
+from fledge.errors import DataError
+
+_ABBREVIATIONS = r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\be\.g)(?<!\bi\.e)(?<!\b[A-Z])"
+_SENTENCE_END = re.compile(
+    rf"(?:(?<=[!?\u2026\u3002])|{_ABBREVIATIONS}\.)[\"'\u201d\u2019)\]*]*(?=\s+[\"'\u201c\u2018(\[*]*[^\sa-z])"
+)
+
+
+def follows(instruction: str, settings: dict[str, Any], answer: str) -> bool:
+    """Whether an answer follows one instruction, strictly; an empty answer follows none.
+
+    Args:
+        instruction: its id, such as "keywords:existence".
+        settings: its `kwargs` in the data; those that are null do not count.
+    Raises:
+        DataError: the instruction or one of its settings is unknown.
+    """
+    check = _CHECKS.get(instruction)
+    if check is None:
+        raise DataError(f"unknown instruction {instruction!r}; known: {', '.join(sorted(_CHECKS))}")
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        return bool(answer.strip()) and check(answer, **given)
+    except TypeError as error:
+        raise DataError(f"instruction {instruction!r} with settings {given}: {error}") from None
+
+
+def follows_loosely(instruction: str, settings: dict[str, Any], answer: str) -> bool:
+    """Whether an answer, or what is left without its first line, last line or asterisks, follows one instruction."""
+    return any(follows(instruction, settings, variant) for variant in _variants(answer))
+
+
+def check(row: dict[str, Any], answer: str) -> float:
+    """The share of the instructions in a row (`instruction_id_list`, `kwargs`) that an answer follows strictly."""
+    found = each(row, answer)
+    return sum(found) / len(found)
+
+
+def each(row: dict[str, Any], answer: str, loosely: bool = False) -> list[bool]:
+    """For each instruction of a row whether an answer follows it.
+
+    Raises:
+        DataError: the row has no instructions, or not as many settings.
+    """
+    names, settings = row.get("instruction_id_list"), row.get("kwargs")
+    if not names or not isinstance(settings, list) or len(names) != len(settings):
+        raise DataError("expected instruction_id_list and kwargs, one entry each an instruction")
+    judge = follows_loosely if loosely else follows
+    return [judge(name, given, answer) for name, given in zip(names, settings, strict=True)]
+
+
+def _variants(answer: str) -> Iterator[str]:
+    lines = answer.split("\n")
+    for kept in (lines, lines[1:], lines[:-1], lines[1:-1]):
+        text = "\n".join(kept).strip() if kept is not lines else answer
+        yield text
+        yield text.replace("*", "")
+
+
+# --- the checks, by group; each takes the answer and the instruction's settings ---
+
+
+def _compares(count: int, relation: str, number: int) -> bool:
+    if relation not in ("less than", "at least"):
+        raise DataError(f"unknown relation {relation!r}; known: less than, at least")
+    return count < number if relation == "less than" else count >= number
+
+
+def _existence(answer: str, keywords: list[str]) -> bool:
+    return all(re.search(re.escape(keyword), answer, re.IGNORECASE) for keyword in keywords)
+
+
+def _frequency(answer: str, keyword: str, frequency: int, relation: str) -> bool:
+    return _compares(len(re.findall(re.escape(keyword), answer, re.IGNORECASE)), relation, frequency)
+
+
+def _forbidden_words(answer: str, forbidden_words: list[str]) -> bool:
+    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in forbidden_words)
+
+
+def _letter_frequency(answer: str, letter: str, let_frequency: int, let_relation: str) -> bool:
+    return _compares(answer.lower().count(letter.lower()), let_relation, let_frequency)
+
+
+def _response_language(answer: str, language: str) -> bool:
+    return language_of(answer) == language
+
+
+def _number_sentences(answer: str, num_sentences: int, relation: str) -> bool:
+    return _compares(len(_SENTENCE_END.findall(answer.strip())) + 1, relation, num_sentences)
+
+
+def _number_paragraphs(answer: str, num_paragraphs: int) -> bool:
+    return _count_parts(re.split(r"\s?\*\*\*\s?", answer)) == num_paragraphs
+
+
+def _count_parts(parts: list[str]) -> int:
+    """Parts with text; an empty first or last one does not count, an empty one between spoils it (-1)."""
+    if any(not part.strip() for part in parts[1:-1]):
+        return -1
+    return sum(bool(part.strip()) for part in parts)
+
+
+def _number_words(answer: str, num_words: int, relation: str) -> bool:
+    return _compares(len(re.findall(r"\w+", answer)), relation, num_words)
+
+
+def _nth_paragraph_first_word(answer: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+    paragraphs = answer.split("\n\n")
+    if sum(bool(part.strip()) for part in paragraphs) != num_paragraphs or nth_paragraph > num_paragraphs:
+        return False
+    words = paragraphs[nth_paragraph - 1].split()
+    return bool(words) and re.split(r"[.,?!'\"]", words[0].lstrip("'\""))[0].lower() == first_word.lower()
+
+
+def _number_placeholders(answer: str, num_placeholders: int) -> bool:
+    return len(re.findall(r"\[.*?\]", answer)) >= num_placeholders
+
+
+def _postscript(answer: str, postscript_marker: str) -> bool:
+    spaced = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
+    return bool(re.search(spaced.get(postscript_marker, postscript_marker.lower()), answer.lower()))
+
+
+def _number_bullet_lists(answer: str, num_bullets: int) -> bool:
+    return len(re.findall(r"^\s*(?:\*[^*]|-).*$", answer, re.MULTILINE)) == num_bullets
+
+
+def _constrained_response(answer: str) -> bool:
+    return any(f"My answer is {choice}." in answer for choice in ("yes", "no", "maybe"))
+
+
+def _number_highlighted_sections(answer: str, num_highlights: int) -> bool:
+    found = re.findall(r"\*[^\n*]*\*", answer) + re.findall(r"\*\*[^\n*]*\*\*", answer)
+    return sum(bool(part.strip("* ")) for part in found) >= num_highlights
+
+
+def _multiple_sections(answer: str, section_spliter: str, num_sections: int) -> bool:
+    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", answer)) >= num_sections
+
+
+def _json_format(answer: str) -> bool:
+    text = re.sub(r"^```(?:json|Json|JSON)?|```$", "", answer.strip()).strip()
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _title(answer: str) -> bool:
+    return any(title.strip("<> ") for title in re.findall(r"<<[^\n]+>>", answer))
+
+
+def _two_responses(answer: str) -> bool:
+    parts = answer.split("******")
+    answers = [part.strip() for part in parts if part.strip()]
+    return _count_parts(parts) == 2 and answers[0] != answers[1]
+
+
+def _repeat_prompt(answer: str, prompt_to_repeat: str) -> bool:
+    return answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+
+def _english_capital(answer: str) -> bool:
+    return answer.isupper() and language_of(answer) in ("en", None)
+
+
+def _english_lowercase(answer: str) -> bool:
+    return answer.islower() and language_of(answer) in ("en", None)
+
+
+def _capital_word_frequency(answer: str, capital_frequency: int, capital_relation: str) -> bool:
+    words = re.findall(r"\w+(?:[-.]\w+)*", answer)
+    return _compares(sum(word.isupper() for word in words), capital_relation, capital_frequency)
+
+
+def _no_comma(answer: str) -> bool:
+    return "," not in answer
+
+
+def _end_checker(answer: str, end_phrase: str) -> bool:
+    return answer.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+
+
+def _quotation(answer: str) -> bool:
+    return re.fullmatch(r'".*"', answer.strip(), re.DOTALL) is not None
+
+
+_CHECKS: dict[str, Callable[..., bool]] = {
+    "keywords:existence": _existence,
+    "keywords:frequency": _frequency,
+    "keywords:forbidden_words": _forbidden_words,
+    "keywords:letter_frequency": _letter_frequency,
+    "language:response_language": _response_language,
+    "length_constraints:number_sentences": _number_sentences,
+    "length_constraints:number_paragraphs": _number_paragraphs,
+    "length_constraints:number_words": _number_words,
+    "length_constraints:nth_paragraph_first_word": _nth_paragraph_first_word,
+    "detectable_content:number_placeholders": _number_placeholders,
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": _number_bullet_lists,
+    "detectable_format:constrained_response": _constrained_response,
+    "detectable_format:number_highlighted_sections": _number_highlighted_sections,
+    "detectable_format:multiple_sections": _multiple_sections,
+    "detectable_format:json_format": _json_format,
+    "detectable_format:title": _title,
+    "combination:two_responses": _two_responses,
+    "combination:repeat_prompt": _repeat_prompt,
+    "startend:end_checker": _end_checker,
+    "startend:quotation": _quotation,
+    "change_case:english_capital": _english_capital,
+    "change_case:english_lowercase": _english_lowercase,
+    "change_case:capital_word_frequency": _capital_word_frequency,
+    "punctuation:no_comma": _no_comma,
+}
