@@ -1,0 +1,88 @@
+"""Settings of `fledge eval` and of its tasks and suites; values and their reasons are in configs/eval/ and beside."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fledge.config import CommandConfig, Config
+
+
+class TaskConfig(Config):
+    """One task: `eval/tasks/<name>.yaml`, or a user's own file given as `--task my.yaml`."""
+
+    kind: str = Field(description="the module eval/tasks/<kind>.py")
+    data: list[str] = Field(
+        [], description="files, folders, globs or village:WORLD/KIND, as typed or below a suite's --data"
+    )
+    fields: dict[str, str] = Field({}, description="the kind's name of a field: its name in the rows")
+    delimiter: str = Field(" ", description="between context and continuation, as lm-evaluation-harness has")
+    prompt: str | None = Field(
+        None, description="made of a row's fields in braces, in place of the kind's own prompt"
+    )
+    chat: bool = Field(False, description="the prompt is a user's message, in the model's chat template")
+    max_new_tokens: int = Field(
+        64, ge=1, description="of a generated answer", json_schema_extra={"unit": "tokens"}
+    )
+    stop: list[str] = Field([], description="strings that end a generated answer")
+    metrics: list[str] = Field(
+        [], description="of generated answers, besides the kind's own: names, files or hub names"
+    )
+    check: str = Field("", description="kind checked: a file of eval/checks/, or my_check.py")
+    against: str = Field("", description="kind win_rate: the other model; none: the answers in the data")
+    reward_model: str = Field("", description="kind win_rate: the reward model that judges")
+    stride: int = Field(
+        0,
+        ge=0,
+        description="between windows of a long text; 0: a context",
+        json_schema_extra={"unit": "tokens"},
+    )
+
+
+class SuiteConfig(Config):
+    """A suite of tasks, `eval/suites/<name>.yaml` or a user's own file."""
+
+    tasks: list[str] = Field(min_length=1, description="names of tasks")
+    limit: int | None = Field(
+        None, ge=1, description="items of each set", json_schema_extra={"unit": "items"}
+    )
+
+
+class RunConfig(CommandConfig):
+    """Measure one model.
+
+    Each number comes with a 95 % interval, the number of items and a baseline. Results are kept in the model's own
+    run, RUN/eval/, and measured once.
+    """
+
+    stage: ClassVar[str] = "eval"
+    command: ClassVar[str] = "run"
+    makes_run: ClassVar[bool] = False
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    suite: str = Field("quick", description="quick, base, chat, full, or a YAML file of your own")
+    task: list[str] = Field(
+        [],
+        description="in place of the suite: a task's name, a YAML file of your own or lm-eval:NAME; repeatable",
+    )
+    data: list[str] = Field(
+        [], description="the task's data; with --suite the folder in which its tasks find theirs; repeatable"
+    )
+    out: str | None = Field(None, description="folder for the results, in place of RUN/eval")
+    limit: int | None = Field(
+        None, ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"}
+    )
+    batch_size: int = Field(
+        0,
+        ge=0,
+        description="sequences at once; 0: as many as fill the processor",
+        json_schema_extra={"unit": "rows"},
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, else mps, else cpu"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the forward pass; in bfloat16 close verdicts are scored again in float32"
+    )
+    fresh: bool = Field(False, description="measure again what was measured before")

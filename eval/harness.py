@@ -1,0 +1,221 @@
+"""The harness: tasks ask, a model answers, answers become scores, scores become numbers with intervals.
+
+A *task* is a name: `eval/tasks/<name>.yaml`, or a user's own YAML file, with the values of `TaskConfig`: a kind, data,
+names of fields. A *kind* is a module `eval/tasks/<kind>.py`, found by its name (`minimal_pairs.py` is the pattern):
+
+    FIELDS = ("query", "choices", "gold")            what each row must have; checked here, with file and line
+    def item(row, task) -> Item                      what a row asks: `LogLikelihood` and `Generation` requests;
+                                                     raises DataError, beginning with row.where
+    def score(item, answers) -> {metric: value}      from the answers to its requests, in their order; a value is a
+                                                     float, or a `Ratio` where the metric is sum(part) / sum(whole)
+    def baselines(items) -> {metric: value}          what can be had without a model: chance, majority, a copy
+    def margin(item, answers) -> nats                optional: how far the verdict is from another one. Only with it a
+                                                     kind is scored in bfloat16; close items again in float32
+    def pooled(items, answers) -> {metric: Estimate} optional: metrics that are no mean over items (corpus BLEU)
+
+A kind for which this does not fit (perplexity, win rate) has, in place of all these,
+
+    def measure(subject, task, limit) -> Scores      `subject`: model, tokenizer, run; `task.data`: what to read
+
+The score of a task is the unweighted mean over its sets (`Item.set`), each with its interval; items with the same
+`Item.cluster` count as one observation there. Values between 0 and 1 that are all 0, half or 1 get Wilson's interval.
+Every item's values are kept (`items` in the result), so that `eval compare` can pair two models.
+"""
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from eval import intervals
+from eval.config import TaskConfig
+from eval.intervals import Estimate
+from eval.items import Item, Ratio
+from eval.subject import Subject
+from fledge import config, console
+from fledge.data import rows as data_rows
+from fledge.data.rows import Row
+from fledge.errors import ConfigError, DataError
+
+TASKS = Path(__file__).resolve().parent / "tasks"
+
+# Metrics of which less is better; of all others more.
+LOWER_IS_BETTER = {"bits_per_byte", "perplexity", "nats_per_token"}
+
+
+class DoesNotApply(DataError):
+    """A task can't be measured on this model or here; a suite leaves it out aloud."""
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """The values of one item."""
+
+    where: str
+    set: str
+    cluster: str
+    values: Mapping[str, float | Ratio]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All that was measured for a task, before it is summed up."""
+
+    items: list[ItemScore]
+    baselines: dict[str, float]
+    pooled: dict[str, Estimate] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # what a reader must know: windows, items cut ...
+
+
+def find_task(name: str) -> tuple[str, TaskConfig]:
+    """The name and settings of a task: a shipped name, or a YAML file.
+
+    Raises:
+        ConfigError: there is none, or a setting or the kind is wrong; with file and line.
+    """
+    is_file = name.endswith((".yaml", ".yml"))
+    file = Path(name) if is_file else TASKS / f"{name}.yaml"
+    if name.startswith("lm-eval:"):
+        return name, TaskConfig(kind="lm_eval", data=[name.removeprefix("lm-eval:")])
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in TASKS.glob("*.yaml")))
+        raise ConfigError(f"--task {name}: no such {'file' if is_file else 'task'}; there are: {known}")
+    task = config.load(TaskConfig, file)
+    find_kind(task.kind, str(file))
+    return file.stem, task
+
+
+def find_kind(kind: str, where: str) -> Any:
+    """The module of a kind of task.
+
+    Raises:
+        ConfigError: there is none; lists them.
+    """
+    if not kind.isidentifier() or importlib.util.find_spec(f"eval.tasks.{kind}") is None:
+        known = ", ".join(sorted(path.stem for path in TASKS.glob("[a-z]*.py")))
+        raise ConfigError(f"{where}: no kind of task {kind!r}; there are: {known}")
+    return importlib.import_module(f"eval.tasks.{kind}")
+
+
+def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dict[str, Any]:
+    """Measure a task on a model: `metrics`, `sets`, `items`, `settings`, `seconds`, ready for JSON.
+
+    Raises:
+        DataError: the task's data is missing or unfit; ConfigError, ModelError: task and model do not fit.
+    """
+    started = time.perf_counter()
+    kind = find_kind(task.kind, f"kind {task.kind}")
+    scores = (kind.measure if hasattr(kind, "measure") else _measure_items)(subject, task, limit)
+    sets = _by_set(scores.items)
+    names = dict.fromkeys(name for item in scores.items for name in item.values)
+    estimates = {name: {key: _estimate(items, name) for key, items in sets.items()} for name in names}
+    whole = {name: intervals.mean_of(list(by_set.values())) for name, by_set in estimates.items()}
+    per_set = {key: {name: estimates[name][key] for name in names} for key in sets} if len(sets) > 1 else {}
+    return {
+        "metrics": {
+            name: _as_json(estimate, scores.baselines.get(name))
+            for name, estimate in (whole | scores.pooled).items()
+        },
+        "sets": {key: {name: vars(e) for name, e in values.items()} for key, values in per_set.items()},
+        "items": _per_item(scores.items, list(names)),
+        "settings": {"dtype": subject.scorer.dtype_name} | scores.settings,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def read_items(task: TaskConfig, kind: Any, limit: int | None) -> list[Item]:
+    """The items of a task's data, the first `limit` of each set.
+
+    Raises:
+        DataError: no data given, a row without a field, or one that asks nothing.
+    """
+    if not task.data:
+        raise DataError(f"a task of kind {task.kind} needs data: give --data PATHS")
+    items: list[Item] = []
+    taken: dict[str, int] = {}
+    for row in data_rows.read(task.data).rows:
+        item = kind.item(_with_fields(row, task, kind.FIELDS), task)
+        taken[item.set] = taken.get(item.set, 0) + 1
+        if limit is None or taken[item.set] <= limit:
+            items.append(item)
+    if not items:
+        raise DataError(f"{', '.join(task.data)}: no rows in it")
+    return items
+
+
+def _with_fields(row: Row, task: TaskConfig, wanted: Sequence[str]) -> Row:
+    """The row with the kind's names beside its own."""
+    values = dict(row.values)
+    for name in wanted:
+        own = task.fields.get(name, name)
+        if own not in values:
+            raise DataError(
+                f"{row.where}: no field '{own}'; it has {', '.join(map(str, values)) or 'none'}; "
+                f"a task file says which one it is with 'fields: {{{name}: ...}}'"
+            )
+        values[name] = row.values[own]
+    return replace(row, values=values)
+
+
+def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
+    kind = find_kind(task.kind, task.kind)
+    items = read_items(task, kind, limit)
+    answers, settings = subject.answer(items, task, getattr(kind, "margin", None))
+    scored = [
+        ItemScore(item.row.where, item.set, item.cluster, kind.score(item, given))
+        for item, given in zip(items, answers, strict=True)
+    ]
+    pooled = kind.pooled(items, answers) if hasattr(kind, "pooled") else {}
+    template = {"prompt": task.prompt, "delimiter": task.delimiter, "chat": task.chat, "shots": 0}
+    return Scores(scored, kind.baselines(items), pooled, template | settings)
+
+
+def _by_set(items: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:
+    sets: dict[str, list[ItemScore]] = {}
+    for item in items:
+        sets.setdefault(item.set, []).append(item)
+    return sets
+
+
+def _estimate(items: Sequence[ItemScore], name: str) -> Estimate:
+    """A metric over the items of one set."""
+    found = [(item, item.values[name]) for item in items if name in item.values]
+    values = [value if isinstance(value, Ratio) else Ratio(value, 1.0) for _, value in found]
+    names = [item.cluster or item.where for item, _ in found]
+    clusters = names if len(set(names)) < len(names) else None
+    parts, wholes = [v.part for v in values], [v.whole for v in values]
+    if clusters is None and set(wholes) == {1.0} and set(parts) <= {0.0, 0.5, 1.0}:
+        return intervals.proportion(sum(parts), len(parts))
+    return intervals.ratio(parts, wholes, clusters)
+
+
+def _as_json(estimate: Estimate, baseline: float | None) -> dict[str, Any]:
+    return vars(estimate) | {"baseline": baseline, "detectable": intervals.detectable(estimate)}
+
+
+def _per_item(items: Sequence[ItemScore], names: Sequence[str]) -> dict[str, Any]:
+    """Every item's place, set, cluster and values; a `Ratio` is a pair, a metric that it lacks is null."""
+
+    def plain(value: float | Ratio | None) -> Any:
+        return [value.part, value.whole] if isinstance(value, Ratio) else value
+
+    return {
+        "where": [item.where for item in items],
+        "set": [item.set for item in items],
+        "cluster": [item.cluster for item in items],
+        "values": {name: [plain(item.values.get(name)) for item in items] for name in names},
+    }
+
+
+def note_baselines(name: str, result: Mapping[str, Any]) -> None:
+    """Flag a model that loses to its baseline."""
+    for metric, found in result["metrics"].items():
+        lower_is_better = metric in LOWER_IS_BETTER
+        baseline = found["baseline"]
+        if baseline is not None and (
+            found["low"] > baseline if lower_is_better else found["high"] < baseline
+        ):
+            console.warn(f"{name}: {metric} {found['value']:.4f} is worse than its baseline {baseline:.4f}")

@@ -1,0 +1,144 @@
+"""Intervals, paired differences, and what difference could be seen at all: every number's error bar.
+
+All intervals are at 95 %. Sources: Wilson 1927 (proportions); Cochran 1977, chapter 6 (ratios) and 9A (clusters);
+Zou and Donner 2008 (combining intervals); Holm 1979; McNemar 1947, exact form.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+_Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+_POWER_Z = float(stats.norm.ppf(0.8))  # a difference is called detectable if it is seen four times in five
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int  # items it was measured on
+
+
+def proportion(successes: float, n: int) -> Estimate:
+    """A share of independent items, by Wilson's interval; half successes (ties) are allowed."""
+    if n == 0:
+        return Estimate(0.0, 0.0, 1.0, 0)
+    share, z2 = successes / n, _Z * _Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def ratio(
+    parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[Hashable] | None = None
+) -> Estimate:
+    """sum(parts) / sum(wholes) by Student's t, where items or clusters are independent.
+
+    With wholes of 1 it is the mean. With bits and bytes of texts it is bits per byte.
+
+    Args:
+        clusters: items of the same cluster (the same prompt) count as one observation; None: each is its own.
+    """
+    part_N, whole_N = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
+    num_items, total = len(part_N), float(np.sum(whole_N))
+    if total == 0:
+        return Estimate(0.0, -np.inf, np.inf, num_items)
+    value = float(np.sum(part_N)) / total
+    residual_N = part_N - value * whole_N
+    if clusters is not None:
+        _, index_N = np.unique(np.array([hash(c) for c in clusters]), return_inverse=True)
+        residual_N = np.bincount(index_N, weights=residual_N)
+    num_groups = len(residual_N)
+    if num_groups < 2:
+        return Estimate(value, -np.inf, np.inf, num_items)
+    error = sqrt(float(np.sum(residual_N**2)) * num_groups / (num_groups - 1)) / total
+    half = float(stats.t.ppf((1 + LEVEL) / 2, num_groups - 1)) * error
+    return Estimate(value, value - half, value + half, num_items)
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> Estimate:
+    """The mean of independent items with the percentile bootstrap: for values far from normal."""
+    value_N = np.asarray(values, dtype=float)
+    if len(value_N) == 0:
+        return Estimate(0.0, -np.inf, np.inf, 0)
+    draw = np.random.default_rng(seed)
+    means = [float(draw.choice(value_N, len(value_N)).mean()) for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value_N.mean()), float(low), float(high), len(value_N))
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The unweighted mean of independent estimates: a folder's score from those of its sets."""
+    count = len(estimates)
+    value = sum(e.value for e in estimates) / count
+    low = sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / count
+    high = sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / count
+    return Estimate(value, value - low, value + high, sum(e.n for e in estimates))
+
+
+def detectable(estimate: Estimate) -> float:
+    """The smallest difference between two models that as many other items would show, 4 times in 5.
+
+    Pairing the same items (`paired_difference`) usually shows smaller ones.
+    """
+    error = (estimate.high - estimate.low) / (2 * _Z)
+    return sqrt(2) * (_Z + _POWER_Z) * error
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first on the same items, with its interval and two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable] | None = None
+) -> Difference:
+    """The mean difference on the same items: exact McNemar's p for right and wrong, else Student's t.
+
+    Args:
+        clusters: as in `ratio`; with clusters p is Student's.
+    """
+    difference_N = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    estimate = ratio(difference_N.tolist(), [1.0] * len(difference_N), clusters)
+    if clusters is None and set(first) | set(second) <= {0.0, 1.0}:
+        p = mcnemar(int((difference_N < 0).sum()), int((difference_N > 0).sum()))
+    else:
+        groups = len(set(clusters)) if clusters is not None else len(difference_N)
+        p = _t_test(estimate, groups)
+    return Difference(estimate.value, estimate.low, estimate.high, estimate.n, p)
+
+
+def _t_test(estimate: Estimate, groups: int) -> float:
+    if groups < 2 or estimate.high == estimate.low:
+        return 1.0 if estimate.value == 0 or groups < 2 else 0.0
+    error = (estimate.high - estimate.value) / float(stats.t.ppf((1 + LEVEL) / 2, groups - 1))
+    return float(2 * stats.t.sf(abs(estimate.value) / error, groups - 1))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p-value that two models are equally often right, from the items on which they differ."""
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the order given."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, p_values[i] * (len(p_values) - rank)))
+        corrected[i] = running
+    return corrected

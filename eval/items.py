@@ -1,0 +1,68 @@
+"""What a task asks a model, and what the model answers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fledge.data.rows import Row
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Asks how likely a continuation is; an empty context is the beginning of a document."""
+
+    context: str
+    continuation: str
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The answer to a `LogLikelihood`."""
+
+    nats: float  # log-probability of the continuation, at most 0
+    num_tokens: int  # of the continuation
+    is_greedy: bool  # the model itself would have written it
+    is_cut: bool  # context and continuation did not fit; the beginning was left out
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Asks for a greedy answer to a prompt: a text to continue, or messages for the chat template."""
+
+    prompt: str | list[dict[str, str]]
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The answer to a `Generation`."""
+
+    text: str  # without what ended it
+    has_stopped: bool  # by itself, not by the limit
+    num_tokens: int
+    is_cut: bool = False  # the prompt's beginning was left out
+
+
+Request = LogLikelihood | Generation
+Answer = Any  # Likelihood or Generated, as the request was
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one row asks."""
+
+    row: Row  # its fields by the kind's names
+    requests: tuple[Request, ...]
+    set: str  # a task's score is the unweighted mean over its sets; usually the file
+    cluster: str = (
+        ""  # items of one cluster are not independent (the same prompt); "" is a cluster of its own
+    )
+    facts: dict[str, Any] = field(default_factory=dict)  # what `score` needs besides
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """An item's part of a metric that is no mean over items but sum(part) / sum(whole): bits per byte."""
+
+    part: float
+    whole: float

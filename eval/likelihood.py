@@ -1,0 +1,270 @@
+"""Log-probabilities of tokens: what all tasks by log-likelihood and perplexity are computed with.
+
+Nothing is computed twice and little for padding: sequences that begin alike (two sentences of a pair, the choices of a
+question) are read as one tree, trees of about one length make a batch, and logits are made only for tokens that are
+scored, a chunk at a time. Conventions are lm-evaluation-harness's (its `HFLM.loglikelihood`).
+
+Shapes: B trees, T tokens of the largest, D width, E edges (a token after its context), V vocabulary.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eval.items import Answer, Item, Likelihood, LogLikelihood
+from eval.token_tree import Tokens, TokenTree
+from fledge import console, device
+from fledge.errors import DataError, ModelError
+from fledge.models.generation import context_of
+from fledge.models.loss import CHUNK, CHUNK_ELSEWHERE
+from fledge.tokens import TextTokenizer
+
+# Tokens of a batch: on a CPU about what stays in its caches; on a GPU what fills it.
+BATCH_TOKENS = {"cpu": 2048}
+BATCH_TOKENS_ELSEWHERE = 65536
+# Logits of a transformers model held at once (elements): 256 MB in float32.
+FULL_LOGITS = 1 << 26
+# bfloat16: items to learn its error from, and how many times that error a verdict must be clear of.
+NUM_CALIBRATED, CLEAR_OF = 64, 6.0
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """The scored tokens of one sequence."""
+
+    logprobs: np.ndarray  # float64 (n,), nats
+    is_greedy: np.ndarray  # bool (n,), the likeliest token there
+
+
+class Scorer:
+    """Scores with one model.
+
+    Args:
+        dtype: float32 or bfloat16.
+        batch_size: sequences at once; 0: as many as fill the processor.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: TextTokenizer, dtype: str = "float32", batch_size: int = 0
+    ) -> None:
+        self.context = context_of(model)
+        self.dtype_name = dtype
+        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
+        self._device = next(model.parameters()).device
+        self._budget = BATCH_TOKENS.get(self._device.type, BATCH_TOKENS_ELSEWHERE)
+        self._is_ours = hasattr(model, "run_blocks")
+        self._low_precision: Any = None
+
+    # --- texts ---
+
+    def answer_items(
+        self, items: Sequence[Item], margin: Callable[[Item, Sequence[Answer]], float] | None = None
+    ) -> tuple[list[list[Answer]], dict[str, Any]]:
+        """The likelihoods that items ask for, and how they were had.
+
+        Args:
+            margin: by how many nats an item's verdict is clear; needed for scoring in bfloat16.
+        Raises:
+            DataError: a continuation has no tokens.
+        """
+        groups = self._encode(items)
+        if self.dtype_name == "float32" or margin is None:
+            answers = self._likelihoods(groups)
+            settings: dict[str, Any] = {"dtype": "float32"}
+        else:
+            answers, settings = self._in_low_precision(items, groups, margin)
+        num_cut = sum(answer.is_cut for given in answers for answer in given)
+        if num_cut:
+            console.warn(
+                f"{num_cut} of {sum(map(len, answers))} texts did not fit into the context of {self.context} "
+                "tokens; their beginning was left out"
+            )
+        return answers, settings | {"num_cut": num_cut}
+
+    def _encode(self, items: Sequence[Item]) -> list[list[Tokens]]:
+        """The tokens of each request; context and continuation are encoded together and then parted."""
+        pairs = []
+        for item in items:
+            for request in item.requests:
+                assert isinstance(request, LogLikelihood)
+                stripped = request.context.rstrip()
+                spaces = request.context[len(stripped) :]
+                pairs.append((stripped, spaces + request.continuation))
+        wholes = self._tokenizer.encode_batch([context + continuation for context, continuation in pairs])
+        unique = list({context for context, _ in pairs if context})
+        contexts = dict(zip(unique, self._tokenizer.encode_batch(unique), strict=True))
+        groups, place = [], 0
+        for item in items:
+            group = []
+            for _ in item.requests:
+                context, whole = pairs[place][0], wholes[place]
+                before = contexts.get(context, [])
+                if len(whole) <= len(before):
+                    raise DataError(
+                        f"{item.row.where}: {pairs[place][1]!r} has no tokens after its context; "
+                        "a choice or continuation must say something"
+                    )
+                ids = whole if context else [self._tokenizer.end_of_text_id, *whole]
+                group.append(Tokens.fitted(ids, len(before) or 1, self.context))
+                place += 1
+            groups.append(group)
+        return groups
+
+    def _likelihoods(self, groups: Sequence[Sequence[Tokens]], low: bool = False) -> list[list[Answer]]:
+        scores = self.score(groups, low)
+        return [
+            [
+                Likelihood(float(s.logprobs.sum()), len(s.logprobs), bool(s.is_greedy.all()), tokens.is_cut)
+                for tokens, s in zip(group, found, strict=True)
+            ]
+            for group, found in zip(groups, scores, strict=True)
+        ]
+
+    def _in_low_precision(
+        self,
+        items: Sequence[Item],
+        groups: Sequence[Sequence[Tokens]],
+        margin: Callable[[Item, Sequence[Answer]], float],
+    ) -> tuple[list[list[Answer]], dict[str, Any]]:
+        """In bfloat16; a verdict within a few times bfloat16's own error is scored again in float32."""
+        answers = self._likelihoods(groups, low=True)
+        lead = [margin(item, given) for item, given in zip(items, answers, strict=True)]
+        sample = sorted({i * len(items) // NUM_CALIBRATED for i in range(NUM_CALIBRATED)} if items else set())
+
+        def again(places: Sequence[int]) -> None:
+            for i, given in zip(places, self._likelihoods([groups[i] for i in places]), strict=True):
+                answers[i] = given
+
+        again(sample)
+        errors = [margin(items[i], answers[i]) - lead[i] for i in sample]
+        limit = CLEAR_OF * float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
+        close = sorted({i for i, value in enumerate(lead) if abs(value) < limit} - set(sample))
+        again(close)
+        facts = {
+            "dtype": "bfloat16",
+            "again_in_float32": len(close) + len(sample),
+            "clear_margin_nats": limit,
+        }
+        return answers, facts
+
+    # --- tokens ---
+
+    def score(self, groups: Sequence[Sequence[Tokens]], low: bool = False) -> list[list[TokenScores]]:
+        """The scores of sequences; those of a group are read as one tree.
+
+        Args:
+            low: in bfloat16, in place of float32.
+        """
+        if not self._is_ours:  # transformers' own classes read plain rows only
+            flat = self._score_trees([TokenTree.of([tokens]) for group in groups for tokens in group], low)
+            rows = iter(flat)
+            return [[next(rows)[0] for _ in group] for group in groups]
+        return self._score_trees([TokenTree.of(group) for group in groups], low)
+
+    def _score_trees(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]]:
+        found: dict[int, list[TokenScores]] = {}
+        # The largest first: what does not fit into memory shows at once.
+        waiting = sorted(range(len(trees)), key=lambda i: -len(trees[i].ids))
+        with console.progress("scoring", len(trees), "items") as bar:
+            while waiting:
+                batch = waiting[: self._rows_of(len(trees[waiting[0]].ids))]
+                scores = self._try([trees[i] for i in batch], low)
+                if scores is None:
+                    continue
+                found.update(zip(batch, scores, strict=True))
+                waiting = waiting[len(batch) :]
+                bar.advance(len(batch))
+        return [found[i] for i in range(len(trees))]
+
+    def _rows_of(self, longest: int) -> int:
+        rows = self._batch_size or max(1, self._budget // longest)
+        if not self._is_ours:
+            rows = min(
+                rows, max(1, FULL_LOGITS // (longest * self._model.config.get_text_config().vocab_size))
+            )
+        return rows
+
+    def _try(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]] | None:
+        """The scores of one batch; None after making batches smaller because it did not fit into memory."""
+        try:
+            return self._score_batch(trees, low)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "memory" not in str(error).lower():
+                raise
+            longest = len(trees[0].ids)
+            if len(trees) == 1:
+                raise ModelError(
+                    f"not enough memory for one text of {longest} tokens; use a machine with more, "
+                    "or --dtype bfloat16"
+                ) from None
+            self._batch_size = len(trees) // 2
+            console.warn(
+                f"not enough memory for {len(trees)} texts at once; going on with {self._batch_size}"
+            )
+            return None
+
+    @torch.inference_mode()
+    def _score_batch(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]]:
+        model = self._bfloat16_model() if low else self._model
+        ids_BT, positions_BT, visible = _batch(trees, self._device)
+        row_E = np.repeat(np.arange(len(trees)), [len(tree.edges) for tree in trees])
+        node_E, target_E = np.array([edge for tree in trees for edge in tree.edges]).T
+        places = torch.as_tensor(row_E, device=self._device), torch.as_tensor(node_E, device=self._device)
+        targets = torch.as_tensor(target_E, device=self._device)
+        if self._is_ours:
+            kept = model.run_blocks(ids_BT, positions_BT, visible, None)[places]
+            to_logits = model.logits
+        else:
+            kept = model(input_ids=ids_BT, use_cache=False).logits[places]
+            to_logits = Tensor.float
+        chunk = CHUNK.get(self._device.type, CHUNK_ELSEWHERE)
+        parts = [
+            _chosen(to_logits(some), t)
+            for some, t in zip(kept.split(chunk), targets.split(chunk), strict=True)
+        ]
+        logprob_E = torch.cat([logprobs for logprobs, _ in parts]).double().cpu().numpy()
+        is_greedy_E = torch.cat([is_greedy for _, is_greedy in parts]).cpu().numpy()
+        scores, start = [], 0
+        for tree in trees:
+            scores.append(
+                [TokenScores(logprob_E[start + path], is_greedy_E[start + path]) for path in tree.paths]
+            )
+            start += len(tree.edges)
+        return scores
+
+    def _bfloat16_model(self) -> Any:
+        if self._low_precision is None:
+            self._low_precision = copy.deepcopy(self._model).to(device.torch_dtype("bfloat16"))
+        return self._low_precision
+
+
+def _chosen(logits_EV: Tensor, target_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, and whether none is likelier; the logits are overwritten."""
+    target_logit_E = logits_EV.gather(1, target_E[:, None])[:, 0]
+    largest_E = logits_EV.amax(1)
+    log_sum_E = logits_EV.sub_(largest_E[:, None]).exp_().sum(1).log_() + largest_E
+    return target_logit_E - log_sum_E, target_logit_E >= largest_E
+
+
+def _batch(trees: Sequence[TokenTree], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ids and positions (B, T), padded to the right, and which tokens each sees; None: all before it."""
+    longest = max(len(tree.ids) for tree in trees)
+    ids_BT = np.zeros((len(trees), longest), dtype=np.int64)
+    positions_BT = np.zeros_like(ids_BT)
+    for row, tree in enumerate(trees):
+        ids_BT[row, : len(tree.ids)] = tree.ids
+        positions_BT[row, : len(tree.ids)] = tree.depths
+    visible = None
+    if any(tree.has_branches for tree in trees):
+        visible_BTT = np.broadcast_to(np.eye(longest, dtype=bool), (len(trees), longest, longest)).copy()
+        for row, tree in enumerate(trees):
+            size = len(tree.ids)
+            visible_BTT[row, :size, :size] = tree.visible()
+        visible = torch.as_tensor(visible_BTT[:, None], device=device)
+    ids, positions = (torch.as_tensor(x, device=device) for x in (ids_BT, positions_BT))
+    return ids, positions, visible

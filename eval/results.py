@@ -1,0 +1,89 @@
+"""Results on disk, `RUN/eval/<task>-<hash>.json`: a file for each task, data and limit; nothing is measured twice."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from eval import harness
+from eval.config import TaskConfig
+from eval.subject import Subject
+from fledge import atomic, console
+from fledge.data import sources
+
+# Raised whenever numbers may differ from those of the version before; older results are measured again.
+VERSION = 1
+FOLDER = "eval"
+
+
+def measured(
+    subject: Subject, name: str, task: TaskConfig, limit: int | None, folder: Path | None, fresh: bool = False
+) -> dict[str, Any]:
+    """The result of a task, from the folder if it is there for this model, task and data, else measured and written.
+
+    Args:
+        folder: where results are kept; None: nowhere.
+        fresh: measure again.
+    Raises:
+        as `harness.measure`.
+    """
+    digest = _digest(subject, task, limit)
+    file = folder / f"{name.replace(':', '-').replace('/', '-')}-{digest[:8]}.json" if folder else None
+    if file is not None and not fresh:
+        known = _read(file, subject, digest)
+        if known is not None:
+            console.note(f"{name}: measured before, {file} (--fresh measures again)")
+            return known
+    result = {
+        "version": VERSION,
+        "task": name,
+        "task_sha256": digest,
+        "model": {"path": str(subject.path), "sha256": subject.sha256},
+        **harness.measure(subject, task, limit),
+    }
+    result["settings"] |= {"limit": limit, "data": task.data}
+    if file is not None:
+        with atomic.disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_file(file, json.dumps(result, indent=None) + "\n")
+    return result
+
+
+def read_all(run: Path) -> list[dict[str, Any]]:
+    """All results in a run's folder, in order of name; those of another version are left out aloud."""
+    found = []
+    for file in sorted((run / FOLDER).glob("*.json")):
+        content = _load(file)
+        if content is not None:
+            found.append(content)
+    return found
+
+
+def _read(file: Path, subject: Subject, digest: str) -> dict[str, Any] | None:
+    content = _load(file) if file.is_file() else None
+    if content is None:
+        return None
+    if content["model"]["sha256"] != subject.sha256:
+        console.note(f"{file}: of other weights; measuring again")
+        return None
+    return content if content["task_sha256"] == digest else None
+
+
+def _load(file: Path) -> dict[str, Any] | None:
+    try:
+        content = dict(json.loads(file.read_text(encoding="utf-8")))
+        version = content.get("version")
+    except (OSError, ValueError) as error:
+        console.warn(f"{file}: can't be read ({error}); left out")
+        return None
+    if version != VERSION:
+        console.warn(f"{file}: of version {version}, this is {VERSION}; left out, measure again")
+        return None
+    return content
+
+
+def _digest(subject: Subject, task: TaskConfig, limit: int | None) -> str:
+    """Of all that decides the numbers besides the model: the task, its data's content, limit and number format."""
+    data = sources.describe(sources.expand(task.data)) if task.data and task.kind != "lm_eval" else task.data
+    content = [task.model_dump(mode="json"), data, limit, subject.scorer.dtype_name]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,144 @@
+"""The model under measurement: its folder, its run, its tokenizer, and how it answers requests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from eval.config import TaskConfig
+from eval.items import Answer, Generated, Generation, Item, LogLikelihood
+from eval.likelihood import Scorer
+from fledge import console, lineage
+from fledge.device import resolve_device
+from fledge.errors import FledgeError, ModelError
+from fledge.models import generation
+from fledge.models.folder import find_model
+from fledge.models.loaded import load
+from fledge.tokens import TextTokenizer
+from tokenizer import chat, shards
+
+GENERATED_AT_ONCE = 32  # answers written side by side; more pays little on a CPU
+
+
+@dataclass
+class Subject:
+    """A loaded model with everything that tasks need to know of it."""
+
+    path: Path  # the model folder
+    model: Any
+    tokenizer: TextTokenizer
+    scorer: Scorer
+
+    @classmethod
+    def open(cls, name: str, device: str = "auto", dtype: str = "float32", batch_size: int = 0) -> "Subject":
+        """Load a run, model folder or hub name.
+
+        Raises:
+            ModelError: no language model there.
+        """
+        path = find_model(name)
+        loaded = load(path, device=resolve_device(device, "--device"))
+        scorer = Scorer(loaded.model, loaded.tokenizer, dtype, batch_size)
+        return cls(path, loaded.model, loaded.tokenizer, scorer)
+
+    @property
+    def run(self) -> Path | None:
+        """The run that made the model; None if it is not of ours."""
+        folder = self.path.parent
+        return folder if self.path.name == "model" and (folder / "lineage.json").is_file() else None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the model folder's content."""
+        return lineage.sha256_folder(self.path)
+
+    def shards(self) -> Path | None:
+        """The token shards that the model, or the nearest of its parents, was trained on; None, aloud, if gone."""
+        run = self.run
+        while run is not None:
+            parents = {parent["kind"]: parent for parent in lineage.read(run)["parents"]}
+            if "shards" in parents:
+                try:
+                    folder = shards.find_folder(parents["shards"]["path"])
+                    shards.check_tokenizer(folder, self.tokenizer)
+                except FledgeError as error:
+                    console.note(f"the model's own text can't be read: {error}")
+                    return None
+                return folder
+            parent = parents.get("model", {}).get("run")
+            run = Path(parent) if parent and (Path(parent) / "lineage.json").is_file() else None
+        return None
+
+    def answer(
+        self,
+        items: Sequence[Item],
+        task: TaskConfig,
+        margin: Callable[[Item, Sequence[Answer]], float] | None = None,
+    ) -> tuple[list[list[Answer]], dict[str, Any]]:
+        """The answers to each item's requests, and what a reader must know of how they were had."""
+        flat = [request for item in items for request in item.requests]
+        likelihoods = [request for request in flat if isinstance(request, LogLikelihood)]
+        prompts = [request for request in flat if isinstance(request, Generation)]
+        if likelihoods and prompts:
+            raise TypeError("an item asks for likelihoods or for answers, not for both")
+        if prompts:
+            answers: list[Answer] = list(self.generate(prompts))
+            return _per_item(items, answers), {"num_cut": sum(a.is_cut for a in answers)}
+        return self.scorer.answer_items(items, margin)
+
+    def generate(self, requests: Sequence[Generation]) -> list[Generated]:
+        """Greedy answers, each as if it were alone; of a prompt too long for the context the end is read."""
+        sampling = [self._sampling(request) for request in requests]
+        prompts = [self._prompt_ids(request) for request in requests]
+        order = sorted(range(len(requests)), key=lambda i: (sampling[i].max_new_tokens, len(prompts[i])))
+        answers: dict[int, Generated] = {}
+        with console.progress("answers", len(requests)) as bar:
+            while order:
+                same = sampling[order[0]]
+                batch = [i for i in order[:GENERATED_AT_ONCE] if sampling[i] == same]
+                order = [i for i in order if i not in set(batch)]
+                for i, found in zip(
+                    batch, self._generate_batch([prompts[i] for i in batch], same), strict=True
+                ):
+                    answers[i] = found
+                bar.advance(len(batch))
+        return [answers[i] for i in range(len(requests))]
+
+    def _generate_batch(self, prompts: list[list[int]], sampling: generation.Sampling) -> list[Generated]:
+        room = generation.context_of(self.model) - sampling.max_new_tokens
+        fitted = [prompt[-room:] for prompt in prompts]
+        completions = generation.generate(self.model, fitted, sampling, self.tokenizer.token_bytes())
+        answers = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            text = self.tokenizer.decode(completion.ids)
+            if completion.stop_string is not None:
+                text = text.split(completion.stop_string, 1)[0]
+            has_stopped = completion.finish == "stop"
+            answers.append(Generated(text, has_stopped, len(completion.ids), len(prompt) > room))
+        return answers
+
+    def _sampling(self, request: Generation) -> generation.Sampling:
+        ends = [self.tokenizer.end_of_text_id]
+        turn = self.tokenizer.special_ids.get("<|im_end|>")
+        if not isinstance(request.prompt, str) and turn is not None:
+            ends.append(turn)
+        sampling = generation.Sampling(
+            max_new_tokens=request.max_new_tokens,
+            temperature=0.0,
+            stop_ids=tuple(ends),
+            stop_strings=request.stop,
+        )
+        return generation.fitted(self.model, self.tokenizer, sampling)
+
+    def _prompt_ids(self, request: Generation) -> list[int]:
+        if isinstance(request.prompt, str):
+            return self.tokenizer.encode(request.prompt) or [self.tokenizer.end_of_text_id]
+        if self.tokenizer.chat_template is None:
+            raise ModelError(f"{self.path}: has no chat template, which this task needs; instruct it first")
+        return chat.render(self.tokenizer, request.prompt, add_generation_prompt=True).ids
+
+
+def _per_item(items: Sequence[Item], answers: Sequence[Answer]) -> list[list[Answer]]:
+    given = iter(answers)
+    return [[next(given) for _ in item.requests] for item in items]

@@ -1,0 +1,73 @@
+"""Sequences that begin alike, as one tree of tokens: what they share is read once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A sequence of ids, of which those from `start` on are scored."""
+
+    ids: Sequence[int]
+    start: int  # at least 1: the first token has no context
+    is_cut: bool = False
+
+    @classmethod
+    def fitted(cls, ids: Sequence[int], start: int, context: int) -> "Tokens":
+        """A sequence without the beginning that a model's context has no room for; the last id is not read."""
+        left_out = max(0, len(ids) - (context + 1))
+        return cls(ids[left_out:], max(1, start - left_out), left_out > 0)
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """The tokens to read, each behind its parent, and the edges to score."""
+
+    ids: list[int]
+    parents: list[int]  # -1: the first token of a sequence
+    depths: list[int]  # position in its sequence
+    edges: list[tuple[int, int]]  # (token in the tree, id that follows it)
+    paths: list[np.ndarray]  # of each sequence: the edges of its scored ids
+
+    @classmethod
+    def of(cls, sequences: Sequence[Tokens]) -> "TokenTree":
+        """The tree of some sequences."""
+        if len(sequences) == 1:
+            (only,) = sequences
+            size, ids = len(only.ids) - 1, list(only.ids)
+            edges = [(j - 1, ids[j]) for j in range(only.start, size + 1)]
+            return cls(ids[:-1], list(range(-1, size - 1)), list(range(size)), edges, [np.arange(len(edges))])
+        nodes: dict[tuple[int, int], int] = {}
+        edge_numbers: dict[tuple[int, int], int] = {}
+        parents, depths, paths = [], [], []
+        for tokens in sequences:
+            node, path = -1, []
+            for position, token in enumerate(tokens.ids):
+                if position >= tokens.start:
+                    path.append(edge_numbers.setdefault((node, token), len(edge_numbers)))
+                if position == len(tokens.ids) - 1:
+                    break
+                key = (node, token)
+                if key not in nodes:
+                    nodes[key] = len(nodes)
+                    parents.append(node)
+                    depths.append(position)
+                node = nodes[key]
+            paths.append(np.array(path))
+        return cls([token for _, token in nodes], parents, depths, list(edge_numbers), paths)
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether it is more than one row of tokens."""
+        return self.parents != list(range(-1, len(self.parents) - 1))
+
+    def visible(self) -> np.ndarray:
+        """(T, T) bool: each token sees itself and what stands before it in its sequence."""
+        size = len(self.ids)
+        visible_TT = np.eye(size, dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                visible_TT[node] |= visible_TT[parent]
+        return visible_TT
