@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from fledge.errors import ModelError
 
+# Keys up to which all scores of a layer are held at once: (B, H, T, S) bfloat16, 42 MB for 16 rows of 5 heads at 512.
+LONGEST_PRODUCT = 512
+
 
 def visible_keys(
     num_tokens: int, past: int, is_padding_BS: Tensor | None, device: torch.device
@@ -36,16 +39,39 @@ def attend(
         visible: from `visible_keys`; None is causal, or everything for a single token.
         dropout: share of attention weights set to zero; 0 outside of training.
     """
-    mixed_BHTE = functional.scaled_dot_product_attention(
-        query_BHTE,
-        key_BKSE,
-        value_BKSE,
-        attn_mask=visible,
-        dropout_p=dropout,
-        is_causal=visible is None and query_BHTE.shape[2] > 1,
-        enable_gqa=query_BHTE.shape[1] != key_BKSE.shape[1],
-    )
+    num_tokens, num_keys = query_BHTE.shape[2], key_BKSE.shape[2]
+    is_grouped = query_BHTE.shape[1] != key_BKSE.shape[1]
+    if (
+        query_BHTE.device.type == "cpu"
+        and query_BHTE.dtype == torch.bfloat16
+        and 1 < num_tokens <= num_keys <= LONGEST_PRODUCT
+        and not is_grouped
+        and not dropout
+    ):
+        mixed_BHTE = _attend_by_products(query_BHTE, key_BKSE, value_BKSE, visible)
+    else:
+        mixed_BHTE = functional.scaled_dot_product_attention(
+            query_BHTE,
+            key_BKSE,
+            value_BKSE,
+            attn_mask=visible,
+            dropout_p=dropout,
+            is_causal=visible is None and num_tokens > 1,
+            enable_gqa=is_grouped,
+        )
     return mixed_BHTE.transpose(1, 2).flatten(2)
+
+
+def _attend_by_products(
+    query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, visible: Tensor | None
+) -> Tensor:
+    """Attention as two matrix products: on CPUs that multiply bfloat16, 2 to 3 times as fast as torch's kernel."""
+    if visible is None:
+        causal_TS = torch.ones(query_BHTE.shape[2], key_BHSE.shape[2], dtype=torch.bool)
+        visible = causal_TS.tril(key_BHSE.shape[2] - query_BHTE.shape[2])
+    unseen = torch.zeros(visible.shape, dtype=query_BHTE.dtype).masked_fill_(~visible, -torch.inf)
+    scores_BHTS = (query_BHTE * query_BHTE.shape[-1] ** -0.5) @ key_BHSE.mT
+    return scores_BHTS.add_(unseen).softmax(-1) @ value_BHSE
 
 
 def rotary_tables(context: int, head_width: int, base: float) -> tuple[Tensor, Tensor]:
