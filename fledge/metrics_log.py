@@ -24,6 +24,7 @@ METRICS = {
     "elapsed_s": "s",
     "validation_loss": "nats/token",
     "validation_bits_per_byte": "bits/byte",
+    "validation_accuracy": "share",
     "parent_validation_loss": "nats/token",
     "parent_validation_bits_per_byte": "bits/byte",
     "skipped_steps": "steps",
