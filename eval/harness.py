@@ -27,6 +27,7 @@ import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Scores:
     items: list[ItemScore]
     baselines: dict[str, float]
     pooled: dict[str, Estimate] = field(default_factory=dict)
+    ceilings: dict[str, float] = field(default_factory=dict)  # the best attainable, where it is known
     settings: dict[str, Any] = field(default_factory=dict)  # what a reader must know: windows, items cut ...
 
 
@@ -116,12 +118,12 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     per_set = {key: {name: estimates[name][key] for name in names} for key in sets} if len(sets) > 1 else {}
     return {
         "metrics": {
-            name: _as_json(estimate, scores.baselines.get(name))
+            name: _as_json(estimate, scores.baselines.get(name), scores.ceilings.get(name))
             for name, estimate in (whole | scores.pooled).items()
         },
-        "sets": {key: {name: vars(e) for name, e in values.items()} for key, values in per_set.items()},
+        "sets": {key: {name: _finite(e) for name, e in values.items()} for key, values in per_set.items()},
         "items": _per_item(scores.items, list(names)),
-        "settings": {"dtype": subject.scorer.dtype_name} | scores.settings,
+        "settings": {"dtype": subject.dtype} | scores.settings,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -192,8 +194,18 @@ def _estimate(items: Sequence[ItemScore], name: str) -> Estimate:
     return intervals.ratio(parts, wholes, clusters)
 
 
-def _as_json(estimate: Estimate, baseline: float | None) -> dict[str, Any]:
-    return vars(estimate) | {"baseline": baseline, "detectable": intervals.detectable(estimate)}
+def _as_json(estimate: Estimate, baseline: float | None, ceiling: float | None) -> dict[str, Any]:
+    detectable = intervals.detectable(estimate)
+    found = _finite(estimate) | {
+        "baseline": baseline,
+        "detectable": detectable if isfinite(detectable) else None,
+    }
+    return found if ceiling is None else found | {"ceiling": ceiling}
+
+
+def _finite(estimate: Estimate) -> dict[str, Any]:
+    """As JSON has it: null for an interval that is not known, because there is one item only."""
+    return {name: value if isfinite(value) else None for name, value in vars(estimate).items()}
 
 
 def _per_item(items: Sequence[ItemScore], names: Sequence[str]) -> dict[str, Any]:
@@ -214,8 +226,8 @@ def note_baselines(name: str, result: Mapping[str, Any]) -> None:
     """Flag a model that loses to its baseline."""
     for metric, found in result["metrics"].items():
         lower_is_better = metric in LOWER_IS_BETTER
-        baseline = found["baseline"]
-        if baseline is not None and (
-            found["low"] > baseline if lower_is_better else found["high"] < baseline
-        ):
+        baseline, nearest = found["baseline"], found["low" if lower_is_better else "high"]
+        if baseline is None or nearest is None:
+            continue
+        if nearest > baseline if lower_is_better else nearest < baseline:
             console.warn(f"{name}: {metric} {found['value']:.4f} is worse than its baseline {baseline:.4f}")

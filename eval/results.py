@@ -42,6 +42,7 @@ def measured(
         **harness.measure(subject, task, limit),
     }
     result["settings"] |= {"limit": limit, "data": task.data}
+    result["config"] = task.model_dump(mode="json")  # with it the same can be measured of another model
     if file is not None:
         with atomic.disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,5 +86,5 @@ def _load(file: Path) -> dict[str, Any] | None:
 def _digest(subject: Subject, task: TaskConfig, limit: int | None) -> str:
     """Of all that decides the numbers besides the model: the task, its data's content, limit and number format."""
     data = sources.describe(sources.expand(task.data)) if task.data and task.kind != "lm_eval" else task.data
-    content = [task.model_dump(mode="json"), data, limit, subject.scorer.dtype_name]
+    content = [task.model_dump(mode="json"), data, limit, subject.dtype]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

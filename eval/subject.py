@@ -1,6 +1,6 @@
 """The model under measurement: its folder, its run, its tokenizer, and how it answers requests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,11 @@ from eval.items import Answer, Generated, Generation, Item, LogLikelihood
 from eval.likelihood import Scorer
 from fledge import console, lineage
 from fledge.device import resolve_device
-from fledge.errors import FledgeError, ModelError
+from fledge.errors import FledgeError
 from fledge.models import generation
 from fledge.models.folder import find_model
-from fledge.models.loaded import load
-from fledge.tokens import TextTokenizer
+from fledge.models.loaded import LoadedModel, load
+from fledge.tokens import END_OF_TURN, TextTokenizer
 from tokenizer import chat, shards
 
 GENERATED_AT_ONCE = 32  # answers written side by side; more pays little on a CPU
@@ -23,24 +23,40 @@ GENERATED_AT_ONCE = 32  # answers written side by side; more pays little on a CP
 
 @dataclass
 class Subject:
-    """A loaded model with everything that tasks need to know of it."""
+    """A model with everything that tasks need to know of it; it is loaded when the first of them asks for it."""
 
     path: Path  # the model folder
-    model: Any
-    tokenizer: TextTokenizer
-    scorer: Scorer
+    device: str
+    dtype: str  # of the forward pass
+    batch_size: int
 
     @classmethod
     def open(cls, name: str, device: str = "auto", dtype: str = "float32", batch_size: int = 0) -> "Subject":
-        """Load a run, model folder or hub name.
+        """Find a run, model folder or hub name.
 
         Raises:
-            ModelError: no language model there.
+            ModelError: no model there.
         """
-        path = find_model(name)
-        loaded = load(path, device=resolve_device(device, "--device"))
-        scorer = Scorer(loaded.model, loaded.tokenizer, dtype, batch_size)
-        return cls(path, loaded.model, loaded.tokenizer, scorer)
+        return cls(find_model(name), resolve_device(device, "--device"), dtype, batch_size)
+
+    @cached_property
+    def _loaded(self) -> LoadedModel:
+        return load(self.path, device=self.device)
+
+    @property
+    def model(self) -> Any:
+        """The language model."""
+        return self._loaded.model
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        return self._loaded.tokenizer
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What scores texts with the model."""
+        return Scorer(self.model, self.tokenizer, self.dtype, self.batch_size)
 
     @property
     def run(self) -> Path | None:
@@ -53,8 +69,8 @@ class Subject:
         """Of the model folder's content."""
         return lineage.sha256_folder(self.path)
 
-    def shards(self) -> Path | None:
-        """The token shards that the model, or the nearest of its parents, was trained on; None, aloud, if gone."""
+    @cached_property
+    def _shards(self) -> Path | None:
         run = self.run
         while run is not None:
             parents = {parent["kind"]: parent for parent in lineage.read(run)["parents"]}
@@ -70,6 +86,21 @@ class Subject:
             run = Path(parent) if parent and (Path(parent) / "lineage.json").is_file() else None
         return None
 
+    def shards(self) -> Path | None:
+        """The token shards that the model, or the nearest of its parents, was trained on; None, aloud, if gone."""
+        return self._shards
+
+    @cached_property
+    def village(self) -> tuple[str, int] | None:
+        """The one village, name and seed, whose stories the model was pretrained on; None for other models."""
+        folder = self.shards()
+        names = shards.read_index(folder).facts.get("sources", []) if folder else []
+        if not names or not all(spec.is_spec(str(name)) for name in names):
+            return None
+        found = [spec.parse_spec(str(name)) for name in names]
+        worlds = {(s.world, s.seed) for s in found}
+        return worlds.pop() if len(worlds) == 1 and {s.kind for s in found} == {"stories"} else None
+
     def answer(
         self,
         items: Sequence[Item],
@@ -84,7 +115,9 @@ class Subject:
             raise TypeError("an item asks for likelihoods or for answers, not for both")
         if prompts:
             answers: list[Answer] = list(self.generate(prompts))
-            return _per_item(items, answers), {"num_cut": sum(a.is_cut for a in answers)}
+            template = "the model's own" if task.chat and self.tokenizer.chat_template else "none: plain text"
+            settings = {"num_cut": sum(a.is_cut for a in answers), "template": template}
+            return _per_item(items, answers), settings
         return self.scorer.answer_items(items, margin)
 
     def generate(self, requests: Sequence[Generation]) -> list[Generated]:
@@ -120,9 +153,10 @@ class Subject:
 
     def _sampling(self, request: Generation) -> generation.Sampling:
         ends = [self.tokenizer.end_of_text_id]
-        turn = self.tokenizer.special_ids.get("<|im_end|>")
-        if not isinstance(request.prompt, str) and turn is not None:
-            ends.append(turn)
+        if not isinstance(request.prompt, str):  # a turn may end otherwise than a document
+            names = (END_OF_TURN, self.tokenizer.roles.get("eos_token"))
+            special = self.tokenizer.special_ids
+            ends += [special[name] for name in names if name in special]
         sampling = generation.Sampling(
             max_new_tokens=request.max_new_tokens,
             temperature=0.0,
@@ -132,11 +166,15 @@ class Subject:
         return generation.fitted(self.model, self.tokenizer, sampling)
 
     def _prompt_ids(self, request: Generation) -> list[int]:
-        if isinstance(request.prompt, str):
-            return self.tokenizer.encode(request.prompt) or [self.tokenizer.end_of_text_id]
-        if self.tokenizer.chat_template is None:
-            raise ModelError(f"{self.path}: has no chat template, which this task needs; instruct it first")
+        if isinstance(request.prompt, str) or self.tokenizer.chat_template is None:
+            text = request.prompt if isinstance(request.prompt, str) else _plain(request.prompt)
+            return self.tokenizer.encode(text) or [self.tokenizer.end_of_text_id]
         return chat.render(self.tokenizer, request.prompt, add_generation_prompt=True).ids
+
+
+def _plain(messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation for a model without a chat template: the texts, an empty line behind each."""
+    return "".join(f"{message['content']}\n\n" for message in messages)
 
 
 def _per_item(items: Sequence[Item], answers: Sequence[Answer]) -> list[list[Answer]]:
