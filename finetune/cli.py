@@ -2,4 +2,8 @@
 
 from fledge.options import StageGroup
 
-cli = StageGroup("finetune", [], help="A base model to one that answers, or that classifies.")
+cli = StageGroup(
+    "finetune",
+    ["instruct", "classify", "predict"],
+    help="A base model to one that answers, or that classifies.",
+)

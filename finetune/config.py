@@ -1,10 +1,10 @@
 """Settings of `fledge finetune`; values and their reasons are in configs/finetune/."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import Config
+from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig
 
 
 class BatchConfig(Config):
@@ -66,3 +66,207 @@ class LoraConfig(Config):
     targets: list[str] = Field(
         ["all-linear"], description="names of the layers that get adapters; all-linear: each but the head"
     )
+
+
+class SplitConfig(Config):
+    """The test part; taken by a hash of the text, so that no seed moves it."""
+
+    test_share: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="of the texts to test on; near-duplicates stay on one side",
+        json_schema_extra={"unit": "ratio"},
+    )
+    num_folds: int = Field(0, ge=0, description="set by --folds: how many parts there are")
+    fold: int = Field(0, ge=0, description="set by --folds: the part that is tested on")
+    labels: int = Field(0, ge=0, description="set by --label-budget: rows to train on; 0: all")
+    draw: int = Field(0, ge=0, description="set by --label-budget: seed of which rows these are")
+
+    def is_test(self, share: float) -> bool:
+        """Whether a text whose hash stands at this share of all hashes is tested on."""
+        return int(share * self.num_folds) == self.fold if self.num_folds else share < self.test_share
+
+
+class ClassifyConfig(CommandConfig):
+    """Fine-tune any model to tell classes of texts apart, beside simple baselines on the same rows.
+
+    Reads rows with `text` (and `text_pair`) and `label`, or lines label<TAB>text; writes a run with a classifier.
+    """
+
+    stage: ClassVar[str] = "finetune"
+    command: ClassVar[str] = "classify"
+    trains: ClassVar[bool] = True
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    data: list[str] = Field(min_length=1, description="labelled texts: files, folders, globs; repeatable")
+    max_bad_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="of rows without text or label that are passed over",
+        json_schema_extra={"unit": "ratio"},
+    )
+    folds: int = Field(
+        0, ge=0, description="cross-validation: so many models, each tested on another part; 0: one model"
+    )
+    label_budget: str | None = Field(
+        None, description="learning curve: models of so many labels each, such as 20,80,320"
+    )
+    label_steps: int = Field(
+        100,
+        ge=1,
+        description="of --label-budget: least steps of a model, however few labels it has",
+        json_schema_extra={"unit": "steps"},
+    )
+    label_draws: int = Field(5, ge=1, description="of --label-budget: models of each number of labels")
+    trained: Literal["all", "head"] = Field(
+        "all", description="which weights are trained; with lora.rank the head and the adapters"
+    )
+    balance: Literal["none", "weights", "repeat"] = Field(
+        "none", description="rare classes: count more in the loss (weights), or their rows come more often"
+    )
+    positive: str | None = Field(
+        None, description="the label whose F1 is given; none: of two the second by name, of more the mean"
+    )
+    threshold: Literal["none", "f1", "accuracy"] = Field(
+        "none",
+        description="of two labels: choose the probability from which on it is positive, best on validation",
+    )
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    split: SplitConfig = SplitConfig()
+    validation: ValidationConfig = ValidationConfig()
+    lora: LoraConfig = LoraConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "ClassifyConfig":
+        if self.folds == 1:
+            raise ValueError("--folds 1: one part can't be both trained and tested on; take 2 or more")
+        if self.folds and self.label_budget:
+            raise ValueError("--folds and --label-budget exclude each other")
+        if self.lora.rank and self.trained == "head":
+            raise ValueError("--lora.rank and --trained head exclude each other")
+        self.budgets()
+        return self
+
+    def budgets(self) -> list[int]:
+        """The numbers of labels of the learning curve."""
+        try:
+            numbers = [int(part) for part in (self.label_budget or "").split(",") if part]
+        except ValueError:
+            numbers = [0]
+        if any(number < 4 for number in numbers):
+            raise ValueError(
+                f"--label-budget {self.label_budget}: expected numbers from 4 on, such as 20,80,320"
+            )
+        return sorted(set(numbers))
+
+
+class PredictConfig(CommandConfig):
+    """Label texts with a classifier: one JSON line a row, with a probability for each label.
+
+    Reads rows with `text` (and `text_pair`), or a plain file with a text a line; streams.
+    """
+
+    stage: ClassVar[str] = "finetune"
+    command: ClassVar[str] = "predict"
+    makes_run: ClassVar[bool] = False
+
+    model: str = Field(
+        description="a classify run, a classifier folder or a hub name", json_schema_extra={"argument": True}
+    )
+    input: list[str] = Field([], description="texts to label: files, folders, globs, hub names; repeatable")
+    text: list[str] = Field([], description="a text to label; repeatable")
+    out: str | None = Field(None, description="file for the labels; none: shown")
+    batch_tokens: int = Field(
+        4096, ge=1, description="in one forward pass; changes no label", json_schema_extra={"unit": "tokens"}
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, else mps, else cpu"
+    )
+
+    @model_validator(mode="after")
+    def _has_texts(self) -> "PredictConfig":
+        if bool(self.input) == bool(self.text):
+            raise ValueError("give texts: --input FILE or --text '...'")
+        return self
+
+
+class AnswersConfig(Config):
+    """Answers written by the model while it learns, to samples.jsonl, and at the end to see whether they stop."""
+
+    prompts: list[str] = Field(
+        ["What is the capital of France?", "Write a sentence about the sea.", "Name three colours."],
+        description="asked at every check, besides the first two held-out ones",
+    )
+    max_new_tokens: int = Field(
+        64, ge=1, description="written an answer", json_schema_extra={"unit": "tokens"}
+    )
+    at_end: int = Field(
+        64, ge=1, description="held-out prompts answered at the end", json_schema_extra={"unit": "prompts"}
+    )
+
+
+class InstructValidationConfig(ValidationConfig):
+    """The held-out conversations and the checks on them."""
+
+    examples: int = Field(
+        256,
+        ge=1,
+        description="held-out conversations measured, the same in every check",
+        json_schema_extra={"unit": "conversations"},
+    )
+
+
+class InstructConfig(CommandConfig):
+    """Teach a model to answer, from conversations or pairs of instruction and answer.
+
+    Takes any model folder, run or hub model; the result is a model folder with a chat template.
+    """
+
+    stage: ClassVar[str] = "finetune"
+    command: ClassVar[str] = "instruct"
+    trains: ClassVar[bool] = True
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    data: list[str] = Field(
+        min_length=1,
+        description="file, folder, glob, hub name or village:instructions, each perhaps with :WEIGHT; repeatable",
+    )
+    format: str = Field(
+        "auto",
+        description="of the rows: alpaca, messages, prompt_completion, sharegpt; auto: by the first row",
+    )
+    max_bad_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="of all rows that may be unfit before the run stops",
+        json_schema_extra={"unit": "ratio"},
+    )
+    max_length: int | None = Field(
+        None,
+        ge=8,
+        description="longer conversations are cut; none: the model's context, at most 1024",
+        json_schema_extra={"unit": "tokens"},
+    )
+    pack: int = Field(
+        512,
+        ge=0,
+        description="put conversations side by side into rows of this length; 0: each into its own",
+        json_schema_extra={"unit": "tokens"},
+    )
+    lora: LoraConfig = LoraConfig()
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    validation: InstructValidationConfig = InstructValidationConfig()
+    answers: AnswersConfig = AnswersConfig()
+    run: RunConfig = RunConfig()

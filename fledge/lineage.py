@@ -30,6 +30,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_text(text: str) -> str:
+    """Hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def sha256_folder(folder: Path, exclude: tuple[str, ...] = ("README.md",)) -> str:
     """Hex SHA-256 over the names and contents of a folder's files; model cards and dot files don't count."""
     digest = hashlib.sha256()
@@ -91,3 +96,15 @@ def read(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{run}/lineage.json: can't be read ({error})") from None
     return dict(content)
+
+
+def require_same(run: Path, facts: dict[str, Any]) -> None:
+    """Make sure that parents, data, tokenizer ... are those with which a run began.
+
+    Raises:
+        RunError: one is not; a resumed run would be another.
+    """
+    record = read(run)
+    for name, fact in facts.items():
+        if name in record and record[name] != json.loads(json.dumps(fact)):
+            raise RunError(f"{run}: its {name} changed since the run began; put it back, or start a new run")

@@ -5,24 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from fledge import atomic
+from fledge.metrics_log import METRICS
 
 
-def loss_curve(metrics: list[dict[str, Any]], path: Path, levels: dict[str, float] | None = None) -> None:
-    """Training loss in bits per byte by step, validation on top, horizontal lines at known levels, as PNG.
+def loss_curve(
+    metrics: list[dict[str, Any]],
+    path: Path,
+    levels: dict[str, float] | None = None,
+    metric: str = "bits_per_byte",
+) -> None:
+    """Training loss by step, validation on top, horizontal lines at known levels, as PNG.
 
     Args:
         metrics: lines of metrics.jsonl.
-        levels: name -> bits/byte, such as a known floor.
+        levels: name -> value, such as a known floor.
+        metric: the one to draw, beside its `validation_...`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = _figure(7, 4)
     for key, style in (
-        ("bits_per_byte", {"linewidth": 1, "alpha": 0.6}),
-        ("validation_bits_per_byte", {"marker": "o", "markersize": 3}),
+        (metric, {"linewidth": 1, "alpha": 0.6}),
+        (f"validation_{metric}", {"marker": "o", "markersize": 3}),
     ):
         points = [(m["step"], m[key]) for m in metrics if key in m]
         if points:
@@ -31,12 +33,82 @@ def loss_curve(metrics: list[dict[str, Any]], path: Path, levels: dict[str, floa
     for number, (name, value) in enumerate((levels or {}).items()):
         axes.axhline(value, color="0.4", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=name)
     axes.set_xlabel("step")
-    axes.set_ylabel("bits per byte")
+    axes.set_ylabel(METRICS[metric])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.2g}")
     axes.yaxis.set_minor_formatter("{x:.2g}")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def confusion_matrix(counts: list[list[int]], labels: list[str], path: Path) -> None:
+    """How often each true label (row) was given each label (column); dark where most of a row lies."""
+    side = 2.2 + 0.6 * len(labels)
+    figure, axes = _figure(side + 0.6, side)
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, (own, share) in enumerate(zip(counts, shares, strict=True)):
+        for column, count in enumerate(own):
+            colour = "white" if share[column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    _save(figure, path)
+
+
+def reliability_curve(points: list[tuple[float, float, int]], path: Path) -> None:
+    """Share of right answers by confidence, beside the diagonal; points are as large as they have rows.
+
+    Args:
+        points: confidence, share right, rows.
+    """
+    figure, axes = _figure(4.5, 4.5)
+    confidences, shares, counts = zip(*points, strict=True)
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as right as it is sure")
+    axes.plot(confidences, shares, linewidth=1)
+    axes.scatter(confidences, shares, [20 + 200 * count / sum(counts) for count in counts])
+    axes.set_xlabel("probability of the chosen label")
+    axes.set_ylabel("share right")
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def label_curve(curves: dict[str, list[tuple[int, float, float, float]]], metric: str, path: Path) -> None:
+    """A metric by the number of labels trained on, with its spread over draws.
+
+    Args:
+        curves: name -> (labels, mean, lowest, highest).
+    """
+    figure, axes = _figure(7, 4)
+    for name, points in curves.items():
+        labels, means, lows, highs = zip(*points, strict=True)
+        (line,) = axes.plot(labels, means, marker="o", markersize=3, label=name)
+        axes.fill_between(labels, lows, highs, alpha=0.15, color=line.get_color())
+    axes.set_xscale("log")
+    axes.set_xticks(labels, [str(number) for number in labels], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("labels")
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes, without a window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, path: Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": None})
     atomic.write_file(path, image.getvalue())

@@ -15,8 +15,8 @@ Usage, from a command's `run(settings, folder)`:
     )
     outcome = train(job, settings, folder)   # afterwards job.model has the weights of the best step
 
-`settings` has the groups `run`, `batch`, `optim` and `validation` of finetune.config; steps are frozen beforehand by
-`steps_of`. Call `train` again after a kill with the same job: it continues from `folder.resumes_from`, bit for bit.
+`settings` has the groups `run`, `batch`, `optim` and `validation` of finetune.config, with plain values (`resolved`).
+Call `train` again after a kill with the same job: it continues from `folder.resumes_from`, bit for bit.
 """
 
 import contextlib
@@ -40,20 +40,20 @@ if not torch.cuda.is_available():
     )  # accelerate looks at deepspeed, which else warns that it guesses
 
 import transformers
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from fledge import checkpoints, console
+from fledge import checkpoints, config, console, device
 from fledge.data.batch_order import BatchOrder
 from fledge.errors import RunFailed
+from fledge.models.trained import load_weights, save_weights
 from fledge.rundir import RunFolder
+from fledge.tokens import TextTokenizer
 
 Batch = dict[str, Any]
 
-WEIGHTS, PROGRESS = "weights.safetensors", "progress.json"
+PROGRESS = "progress.json"
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Job:
     best: str = "validation_loss"
     lower_is_better: bool = True
     sample: Callable[[nn.Module, int], list[dict[str, Any]]] | None = None
+    tokenizer: TextTokenizer | None = None  # TRL's trainers want one
 
 
 @dataclass
@@ -85,12 +86,22 @@ class Progress:
     stopped_early_of: int | None = None  # the number of steps that the run would have had
 
 
-def steps_of(num_examples: int, settings: Any) -> int:
-    """The optimizer steps of a run: `batch.epochs` passes over the examples, at most `run.max_steps`."""
-    if settings.batch.epochs is None:
-        return int(settings.run.max_steps)
-    a_pass = math.ceil(num_examples / settings.batch.examples)
-    return min(int(settings.run.max_steps), max(1, round(settings.batch.epochs * a_pass)))
+def resolved(settings: Any, num_examples: int) -> Any:
+    """The settings with everything that `auto`, 0 threads and epochs stand for, as plain values; sets the threads."""
+    run, batch = settings.run, settings.batch
+    chosen, steps = device.resolve_device(run.device), run.max_steps
+    if batch.epochs is not None:
+        steps = min(steps, max(1, round(batch.epochs * math.ceil(num_examples / batch.examples))))
+    threads = run.threads or device.usable_cores()
+    torch.set_num_threads(threads)
+    values = {
+        "run.device": chosen,
+        "run.dtype": device.resolve_dtype(run.dtype, chosen),
+        "run.threads": threads,
+        "run.max_steps": steps,
+        "batch.epochs": None,
+    }
+    return config.with_values(settings, values)
 
 
 def train(
@@ -128,22 +139,8 @@ def train(
     return progress
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write the weights that are trained, by name; frozen ones are the parent's and stay there."""
-    state = {n: p.detach().contiguous().cpu() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(state, folder / WEIGHTS)
-
-
-def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Take over the trained weights of a checkpoint."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad(), safe_open(checkpoint / WEIGHTS, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118, no mapping
-            parameters[name].copy_(file.get_tensor(name))
-
-
-class _Contract:
-    """Mixed into a trainer: its data order, loss, log, checks and checkpoints are the run's."""
+class _Contract(Trainer):
+    """A trainer whose data order, loss, log, checks and checkpoints are the run's; mixed into TRL's, too."""
 
     job: Job
     folder: RunFolder
@@ -157,8 +154,8 @@ class _Contract:
         self._bar: console.Progress | None = None
         super().__init__(model=job.model, **arguments)
         self.loss_is_scaled_for_ga = True
-        self.add_callback(_Flow(self))  # type: ignore[attr-defined]
-        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+        self.add_callback(_Flow(self))
+        self.remove_callback(PrinterCallback)
 
     # --- data and loss ---
 
@@ -173,19 +170,18 @@ class _Contract:
             run.seed,
             self.job.lengths,
         )
-        loader = DataLoader(
+        loader: Any = DataLoader(
             self.job.examples,  # type: ignore[arg-type]
             batch_sampler=order,
             collate_fn=self.job.collate,
             generator=torch.Generator(),  # the loader draws a seed: not from the run's own random numbers
         )
-        return self.accelerator.prepare(loader)  # type: ignore[attr-defined]
+        return self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
-        """The targets of a step, over all its microbatches (and processes)."""
+        """The targets of a step, over all its microbatches."""
         self.progress.tokens += sum(batch.pop("num_tokens", 0) for batch in batch_samples)
-        count = torch.tensor(sum(self.job.num_targets(b) for b in batch_samples), device=device)
-        return self.accelerator.gather(count).sum().clamp(min=1)  # type: ignore[attr-defined]
+        return torch.tensor(max(1, sum(self.job.num_targets(b) for b in batch_samples)), device=device)
 
     def compute_loss(
         self,
@@ -198,11 +194,10 @@ class _Contract:
         loss = self.job.loss(model, inputs) / num_items_in_batch
         if not torch.isfinite(loss):
             raise self._not_finite(f"the loss is {float(loss)}")
-        # Data-parallel processes average their gradients, and each has the targets of all in the divisor.
-        return loss * self.accelerator.num_processes  # type: ignore[attr-defined]
+        return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        norm = super()._clip_grad_norm(model)
         if not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {float(norm)}")
         return norm
@@ -305,13 +300,13 @@ class _Contract:
     # --- checkpoints ---
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        progress, trainer = self.progress, self
+        progress = self.progress
         with self.folder.checkpoint(progress.step) as partial:
             save_weights(self.job.model, partial)
-            trainer._save_optimizer_and_scheduler(str(partial))  # type: ignore[attr-defined]
-            trainer._save_rng_state(str(partial))  # type: ignore[attr-defined]
-            trainer.state.log_history = []  # type: ignore[attr-defined]  # metrics.jsonl has it
-            trainer.state.save_to_json(str(partial / "trainer_state.json"))  # type: ignore[attr-defined]
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_rng_state(str(partial))
+            self.state.log_history = []  # metrics.jsonl has it
+            self.state.save_to_json(str(partial / "trainer_state.json"))
             (partial / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
         checkpoints.prune(self.folder.checkpoints, self.settings.run.keep_checkpoints, progress.best_step)
         self._tick()
@@ -320,7 +315,7 @@ class _Contract:
         load_weights(self.job.model, Path(resume_from_checkpoint))
 
 
-class _Flow(TrainerCallback):  # type: ignore[misc]
+class _Flow(TrainerCallback):
     """Tells the contract of each step, after the trainer's own callbacks."""
 
     def __init__(self, contract: _Contract) -> None:
@@ -342,17 +337,47 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     model.train(was_training)
 
 
-class _Plain(_Contract, Trainer):  # type: ignore[misc]
-    """transformers' Trainer under the contract."""
-
-
 def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     parts: dict[str, Any] = {"job": job, "settings": settings, "folder": folder}
     if by == "transformers":
-        return _Plain(args=TrainingArguments(**_arguments(settings, folder)), **parts)
-    raise NotImplementedError(by)
+        return _Contract(args=TrainingArguments(**_arguments(settings, folder)), **parts)
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    assert job.tokenizer is not None
+
+    class _Sft(_Contract, SFTTrainer):
+        """TRL's SFTTrainer under the contract."""
+
+    arguments = SFTConfig(
+        **_arguments(settings, folder),
+        activation_checkpointing=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    # The contract's loader gives the batches; TRL only looks at what a row has.
+    shown = datasets.Dataset.from_list([{"input_ids": [0], "labels": [0]}])
+    return _Sft(
+        args=arguments,
+        train_dataset=shown,
+        processing_class=transformers.PreTrainedTokenizerFast(
+            tokenizer_object=job.tokenizer.inner, **job.tokenizer.roles
+        ),
+        data_collator=job.collate,
+        **parts,
+    )
+
+
+def pack(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], row_tokens: int) -> Any:
+    """Rows of several examples each (best fit, decreasing), as a data set: input_ids, labels, seq_lengths."""
+    import datasets
+    from trl import pack_dataset
+
+    datasets.disable_progress_bars()
+    rows = datasets.Dataset.from_dict({"input_ids": list(ids), "labels": list(labels)})
+    return pack_dataset(rows, row_tokens, "bfd")
 
 
 def _arguments(settings: Any, folder: RunFolder) -> dict[str, Any]:

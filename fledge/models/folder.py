@@ -80,7 +80,7 @@ def load_model(
     if kinds and not any(_LANGUAGE_MODEL.search(kind) for kind in kinds):
         raise ModelError(f"{folder}: holds a {', '.join(kinds)}, not a language model")
     if not is_ours(content["model_type"]):
-        return _load_by_transformers(folder, dtype, device)
+        return load_by_transformers(folder, dtype, device)
     try:
         config = find_config(content["model_type"]).from_hf(content)
     except (ConfigError, ModelError, ArithmeticError, TypeError) as error:
@@ -145,10 +145,15 @@ def save_model(model: LanguageModel, folder: str | Path) -> None:
         partial.replace(weights)
 
 
-def _load_by_transformers(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> Any:
+def load_by_transformers(
+    folder: Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
+) -> Any:
+    """transformers' own class with the weights in a folder, whatever the type; arguments as in `load_model`."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     if not any(folder.glob("*.safetensors")):
         read_tensors(folder)  # says what is there instead
     try:

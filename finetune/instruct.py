@@ -1,0 +1,256 @@
+"""`fledge finetune instruct`: any model to one that answers."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+
+from finetune import supervised, vocabulary
+from finetune.config import InstructConfig
+from finetune.supervised import Example, Examples
+from fledge import console, lineage, model_card, plots, trainer_bridge
+from fledge.data import conversations
+from fledge.data import sources as src
+from fledge.data.conversations import Conversation, Conversations
+from fledge.metrics_log import read_metrics
+from fledge.models import adapters, generation
+from fledge.models import folder as model_folder
+from fledge.models.generation import Sampling
+from fledge.rundir import RunFolder, require_disk
+from fledge.tokens import TextTokenizer
+from fledge.trainer_bridge import Job, Progress
+from tokenizer.chat import render
+
+BEFORE = "before.json"  # the parent's held-out loss; on disk, so that a resumed run still knows it
+MAX_LENGTH = 1024  # tokens; longer answers are rare, and hub models have contexts that fill any memory
+MEASURED_ROWS = 8  # in a forward pass without gradients
+MERGE_TOLERANCE = 1e-3  # of a logit: float32 over some dozen layers
+
+
+@dataclass
+class Lesson:
+    """The parent model and what it is taught."""
+
+    path: Path
+    model: Any  # transformers' class, perhaps with adapters
+    tokenizer: TextTokenizer
+    data: Conversations
+    train: Examples
+    rows: list[Example]  # packed
+    held_out: list[Example]  # packed
+    asked: list[Conversation]  # held out, and short enough to leave room for an answer
+
+
+def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
+    """Teach a model in a run folder; see InstructConfig."""
+    lesson = _prepare(settings)
+    settings = trainer_bridge.resolved(settings, len(lesson.rows))
+    folder.freeze(settings)
+    folder.track_with(settings.run.trackers)
+    _record_lineage(folder, lesson)
+    _announce(settings, lesson)
+    if not folder.resumes_from:
+        # Weights and two moments of what is trained, a checkpoint; one more while the oldest is not deleted, the best.
+        each = 12 * sum(p.numel() for p in lesson.model.parameters() if p.requires_grad)
+        whole = 4 * sum(p.numel() for p in lesson.model.parameters())
+        require_disk(
+            folder.path, each * (settings.run.keep_checkpoints + 2) + whole, "the checkpoints and the model"
+        )
+    job = Job(
+        model=lesson.model.to(settings.run.device),
+        examples=lesson.rows,
+        lengths=None if settings.pack else [len(row["input_ids"]) for row in lesson.rows],
+        collate=supervised.collate,
+        loss=supervised.loss,
+        num_targets=supervised.num_targets,
+        check=lambda model: {"validation_loss": supervised.mean_loss(model, lesson.held_out, MEASURED_ROWS)},
+        sample=lambda model, step: _samples(model, settings, lesson),
+        tokenizer=lesson.tokenizer,
+    )
+    before = _measure_before(folder, job)
+    progress = trainer_bridge.train(job, settings, folder, "trl-sft")
+    return _finish(settings, folder, lesson, progress, before)
+
+
+def _prepare(settings: InstructConfig) -> Lesson:
+    """The model with room for the tokens of a conversation, and the conversations as rows of ids."""
+    path = model_folder.find_model(settings.model)
+    parents_own = TextTokenizer.from_folder(path)
+    tokenizer = vocabulary.for_chat(parents_own)
+    data = conversations.read(
+        settings.data, settings.validation.share, settings.format, settings.max_bad_share
+    )
+    model = model_folder.load_by_transformers(path)
+    longest = settings.max_length or min(generation.context_of(model), MAX_LENGTH)
+    held_out = data.held_out[: settings.validation.examples]
+    train, measured = (supervised.tokenise(tokenizer, part, longest) for part in (data.train, held_out))
+    vocabulary.make_room(model, vocabulary.new_ids(parents_own, tokenizer), tokenizer.vocab_size)
+    rows = supervised.pack(train.examples, settings.pack)
+    if settings.pack:
+        supervised.check_packing(model, max(rows, key=lambda row: len(row["seq_lengths"])))
+    if settings.lora.rank:
+        model = adapters.add_lora(
+            model,
+            **settings.lora.model_dump(),
+            seed=settings.run.seed,
+            token_ids=vocabulary.template_ids(tokenizer),
+        )
+    room = generation.context_of(model) // 2
+    asked = [c for c in held_out if len(render(tokenizer, c.prompt, add_generation_prompt=True).ids) <= room]
+    return Lesson(
+        path, model, tokenizer, data, train, rows, supervised.pack(measured.examples, settings.pack), asked
+    )
+
+
+def _record_lineage(folder: RunFolder, lesson: Lesson) -> None:
+    """Write parents, data and tokenizer to lineage.json; a resumed run must still find the same."""
+    facts = {
+        "parents": [lineage.parent(lesson.path, "model")],
+        "tokenizer": lesson.tokenizer.fingerprint,
+        "chat_template": lineage.sha256_text(lesson.tokenizer.chat_template or ""),
+        "data": {"sources": src.describe(lesson.data.sources), "conversations": len(lesson.data.train)},
+    }
+    if folder.resumes_from:
+        lineage.require_same(folder.path, facts)
+    folder.add_lineage(**facts)
+
+
+def _announce(settings: InstructConfig, lesson: Lesson) -> None:
+    count, weights = console.format_count, list(lesson.model.parameters())
+    trained = sum(p.numel() for p in weights if p.requires_grad)
+    tokens = sum(len(row["input_ids"]) for row in lesson.rows)
+    learned = sum(label >= 0 for row in lesson.rows for label in row["labels"])
+    console.note(
+        f"{lesson.path}: {count(sum(p.numel() for p in weights))} parameters, {count(trained)} trained"
+        + (f" (LoRA of rank {settings.lora.rank})" if settings.lora.rank else "")
+    )
+    console.note(
+        f"{len(lesson.train.examples)} conversations in {len(lesson.rows)} rows, {count(tokens)} tokens, "
+        f"{learned / tokens:.0%} of them learned; {lesson.train.num_cut} cut to the length limit, "
+        f"{lesson.train.num_dropped} left out because nothing to learn was left"
+    )
+    console.note(
+        f"{settings.run.max_steps} steps of {settings.batch.examples} rows ({settings.run.device}, "
+        f"{settings.run.dtype}, {settings.run.threads} threads)"
+    )
+
+
+def _measure_before(folder: RunFolder, job: Job) -> float:
+    """The held-out loss of the parent, measured once."""
+    file = folder.path / BEFORE
+    if not file.is_file():
+        assert job.check is not None
+        folder.write(BEFORE, json.dumps(job.check(job.model)))
+    return float(json.loads(file.read_text(encoding="utf-8"))["validation_loss"])
+
+
+def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list[dict[str, Any]]:
+    """Greedy answers to the fixed prompts and to the first held-out ones."""
+    asked = [[{"role": "user", "content": text}] for text in settings.answers.prompts]
+    asked += [c.prompt for c in lesson.asked[:2]]
+    answers = _answers(model, lesson.tokenizer, asked, settings.answers.max_new_tokens)
+    return [
+        {
+            "prompt": messages[-1]["content"],
+            "text": lesson.tokenizer.decode(answer.ids),
+            "finish": answer.finish,
+        }
+        for messages, answer in zip(asked, answers, strict=True)
+    ]
+
+
+def _answers(
+    model: Any, tokenizer: TextTokenizer, asked: list[list[dict[str, str]]], max_new_tokens: int
+) -> list[generation.Completion]:
+    prompts = [render(tokenizer, messages, add_generation_prompt=True).ids for messages in asked]
+    room = generation.context_of(model) - max(map(len, prompts))
+    sampling = Sampling(
+        max_new_tokens=min(max_new_tokens, room), temperature=0, stop_ids=vocabulary.stop_ids(tokenizer)
+    )
+    return generation.generate(model, prompts, sampling)
+
+
+def _finish(
+    settings: InstructConfig, folder: RunFolder, lesson: Lesson, progress: Progress, before: float
+) -> dict[str, Any]:
+    """Publish the model, see whether its answers stop, write curve, card and summary.
+
+    Returns:
+        the `--json` object of `finetune instruct`.
+    """
+    trained = lesson.model.to("cpu").float()
+    prompts = [render(lesson.tokenizer, c.prompt, add_generation_prompt=True).ids for c in lesson.asked[:4]]
+    result: dict[str, Any] = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "validation_loss_before": before,
+        "validation_loss": progress.best_value,
+        "conversations": len(lesson.train.examples),
+        "held_out": len(lesson.data.held_out),
+        "duplicates": lesson.data.duplicates,
+        "cut": lesson.train.num_cut,
+        "tokens": progress.tokens,
+        "loop_s": round(progress.elapsed_s, 3),
+    }
+    with folder.publish("model") as partial:
+        if settings.lora.rank:
+            written = adapters.write(trained, prompts)
+            trained = trained.merge_and_unload()
+        trained.generation_config = transformers.GenerationConfig(
+            eos_token_id=list(vocabulary.stop_ids(lesson.tokenizer)),
+            pad_token_id=lesson.tokenizer.inner.token_to_id(lesson.tokenizer.roles["pad_token"]),
+        )
+        trained.config.use_cache = True  # TRL turns it off
+        trained.save_pretrained(partial)
+        (partial / model_folder.WEIGHTS).chmod((partial / model_folder.CONFIG).stat().st_mode)
+        lesson.tokenizer.save(partial)
+        saved = model_folder.load_model(partial)
+        if settings.lora.rank:
+            result |= adapters.compare(written, adapters.write(saved, prompts))
+            if result["merge_max_logit_difference"] > MERGE_TOLERANCE:
+                console.warn(
+                    f"merged logits differ by {result['merge_max_logit_difference']:.2g} from the adapter's"
+                )
+        asked = [c.prompt for c in lesson.asked[: settings.answers.at_end]]
+        answers = _answers(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens) if asked else []
+        result["stopped_share"] = sum(a.finish == "stop" for a in answers) / max(1, len(answers))
+        result["answers"] = len(answers)
+        card = model_card.write(folder.path.name, lineage.read(folder.path), _lines(settings, result))
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", {"before": before}, "loss")
+    folder.write_summary(_summary(folder, result, _lines(settings, result)))
+    return result
+
+
+def _lines(settings: InstructConfig, result: dict[str, Any]) -> list[str]:
+    """The results in sentences."""
+    lines = [
+        f"held-out loss on the answers: {result['validation_loss']:.4f} nats/token at step {result['best_step']}, "
+        f"{result['validation_loss_before']:.4f} before",
+        f"{result['stopped_share']:.0%} of {result['answers']} held-out answers stop by themselves within "
+        f"{settings.answers.max_new_tokens} tokens",
+        f"{result['conversations']} conversations, {console.format_count(result['tokens'])} tokens read in "
+        f"{result['steps']} steps",
+    ]
+    if result["validation_loss"] >= result["validation_loss_before"]:
+        lines.append("the held-out loss did not fall: this model is no better at answering than its parent")
+    if "merge_max_logit_difference" in result:
+        same = "the same" if result["merge_same_greedy_tokens"] else "other"
+        lines.append(
+            f"adapters merged: logits differ by at most {result['merge_max_logit_difference']:.1g}, greedy answers "
+            f"have {same} tokens"
+        )
+    return lines
+
+
+def _summary(folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
+    text = [f"# {folder.path}", "", *(f"- {line}" for line in lines)]
+    last = [sample for sample in folder.samples() if sample["step"] == result["best_step"]]
+    if last:
+        text += ["", "## Answers", ""]
+        text += [f"> **{s['prompt']}**\n\n{s['text']}".replace("\n", "\n> ") + "\n" for s in last]
+    text += ["", f"Talk to it: fledge chat {folder.path}; curve: {folder.path}/loss.png"]
+    return "\n".join(text)

@@ -1,0 +1,154 @@
+"""Conversations as examples to learn from: ids and labels, rows of several, batches, and the loss on them.
+
+Shapes: B rows, T tokens, N tokens that are learned, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fledge import console, trainer_bridge
+from fledge.data.conversations import Conversation
+from fledge.errors import DataError, ModelError
+from fledge.models.loss import IGNORED
+from fledge.tokens import TextTokenizer
+from fledge.trainer_bridge import Batch
+from tokenizer.chat import render
+
+Example = dict[str, list[int]]  # input_ids, labels (IGNORED where nothing is learned), seq_lengths
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Conversations as ids, one example each."""
+
+    examples: list[Example]
+    num_cut: int  # longer than the limit: their end is missing
+    num_dropped: int  # nothing to learn was left of them
+
+
+def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], max_length: int) -> Examples:
+    """Render conversations; labels are the ids where an assistant speaks or ends its turn.
+
+    Raises:
+        DataError: nothing, or everything, would be learned.
+    """
+    examples: list[Example] = []
+    cut = dropped = tokens = learned = 0
+    with console.progress("tokenising", len(conversations), "conversations") as bar:
+        for conversation in conversations:
+            chat = render(tokenizer, conversation.messages)
+            cut += len(chat.ids) > max_length
+            ids, flags = chat.ids[:max_length], chat.is_supervised[:max_length]
+            # The first token follows nothing, so it can't be learned.
+            labels = [
+                i if flag and place else IGNORED
+                for place, (i, flag) in enumerate(zip(ids, flags, strict=True))
+            ]
+            tokens, learned = tokens + len(ids), learned + sum(flags)
+            if any(label != IGNORED for label in labels):
+                examples.append({"input_ids": ids, "labels": labels, "seq_lengths": [len(ids)]})
+            else:
+                dropped += 1
+            bar.advance()
+    if not examples or learned == tokens:
+        what = "everything" if examples else "nothing"
+        raise DataError(
+            f"{conversations[0].where}: {what} in these {len(conversations)} conversations would be learned; check the "
+            "chat template's {% generation %} blocks with fledge tokenizer show --chat, and --max-length "
+            f"({max_length})"
+        )
+    return Examples(examples, cut, dropped)
+
+
+def pack(examples: Sequence[Example], row_tokens: int) -> list[Example]:
+    """Examples side by side in rows; one that is longer than a row sets the rows' length. 0 packs nothing."""
+    if not row_tokens:
+        return list(examples)
+    longest = max(len(example["input_ids"]) for example in examples)
+    ids, labels = [e["input_ids"] for e in examples], [e["labels"] for e in examples]
+    return list(trainer_bridge.pack(ids, labels, max(row_tokens, longest)))
+
+
+def collate(rows: Sequence[Example]) -> Batch:
+    """A batch (B, T), padded at the right; positions start again with each example in a row."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    shape = (len(rows), longest)
+    ids_BT, labels_BT = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
+    # 0 over the padding, too: each padded place is an example of its own, which nothing looks at.
+    positions_BT = torch.zeros(shape, dtype=torch.long)
+    for place, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids_BT[place, :length] = torch.tensor(row["input_ids"])
+        labels_BT[place, :length] = torch.tensor(row["labels"])
+        positions_BT[place, :length] = torch.cat([torch.arange(n) for n in row["seq_lengths"]])
+    return {
+        "input_ids": ids_BT,
+        "labels": labels_BT,
+        "position_ids": positions_BT,
+        "num_tokens": sum(len(row["input_ids"]) for row in rows),
+    }
+
+
+def num_targets(batch: Batch) -> int:
+    """How many tokens of a batch are learned."""
+    return int((batch["labels"] != IGNORED).sum())
+
+
+def loss(model: Any, batch: Batch) -> Tensor:
+    """The summed loss in nats over the learned tokens; the head sees only the places that predict them."""
+    labels_BT = batch["labels"]
+    is_before_BT = torch.zeros_like(labels_BT, dtype=torch.bool)
+    is_before_BT[:, :-1] = labels_BT[:, 1:] != IGNORED
+
+    def pick(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][is_before_BT][None],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        # Without a cache and a mask, transformers reads off the positions where one example ends.
+        output = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+    finally:
+        hook.remove()
+    targets_N = labels_BT[labels_BT != IGNORED]
+    return nn.functional.cross_entropy(output.logits[0].float(), targets_N, reduction="sum")
+
+
+def mean_loss(model: nn.Module, rows: Sequence[Example], batch_size: int) -> float:
+    """The mean loss over all learned tokens of some rows, nats/token; in evaluation mode, without gradients."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad(), console.progress("held-out loss", len(rows), "rows") as bar:
+        for start in range(0, len(rows), batch_size):
+            batch = collate(rows[start : start + batch_size])
+            batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
+            total += float(loss(model, batch))
+            count += num_targets(batch)
+            bar.advance(len(rows[start : start + batch_size]))
+    model.train(was_training)
+    return total / count
+
+
+def check_packing(model: nn.Module, row: Example, tolerance: float = 1e-3) -> None:
+    """Make sure that examples in one row do not see each other.
+
+    Raises:
+        ModelError: they do; the architecture does not go by positions.
+    """
+    alone, start = [], 0
+    for length in row["seq_lengths"]:
+        piece = slice(start, start + length)
+        alone.append(
+            {"input_ids": row["input_ids"][piece], "labels": row["labels"][piece], "seq_lengths": [length]}
+        )
+        start += length
+    together, apart = mean_loss(model, [row], 1), mean_loss(model, alone, 1)
+    if not abs(together - apart) <= tolerance:
+        raise ModelError(
+            f"conversations that stand side by side in a row leak into each other in this architecture (loss "
+            f"{together:.4f}, alone {apart:.4f}); use --pack 0"
+        )
