@@ -68,8 +68,8 @@ class Scores:
     items: list[ItemScore]
     baselines: dict[str, float]
     pooled: dict[str, Estimate] = field(default_factory=dict)
-    ceilings: dict[str, float] = field(default_factory=dict)  # the best attainable, where it is known
     settings: dict[str, Any] = field(default_factory=dict)  # what a reader must know: windows, items cut ...
+    ceilings: dict[str, float] = field(default_factory=dict)  # the best attainable, where it is known
 
 
 def find_task(name: str) -> tuple[str, TaskConfig]:
@@ -172,7 +172,7 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
     ]
     pooled = kind.pooled(items, answers) if hasattr(kind, "pooled") else {}
     template = {"prompt": task.prompt, "delimiter": task.delimiter, "chat": task.chat, "shots": 0}
-    return Scores(scored, kind.baselines(items), pooled, template | settings)
+    return Scores(scored, kind.baselines(items), pooled, settings=template | settings)
 
 
 def _by_set(items: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from eval.items import Ratio
 from eval.language import language_of
 from fledge.errors import DataError
 
@@ -47,6 +48,17 @@ def check(row: dict[str, Any], answer: str) -> float:
     """The share of the instructions in a row (`instruction_id_list`, `kwargs`) that an answer follows strictly."""
     found = each(row, answer)
     return sum(found) / len(found)
+
+
+def scores(row: dict[str, Any], answer: str) -> dict[str, float | Ratio]:
+    """The paper's four figures: prompts and single instructions followed, strictly and loosely."""
+    strict, loose = each(row, answer), each(row, answer, loosely=True)
+    return {
+        "prompt_strict": float(all(strict)),
+        "prompt_loose": float(all(loose)),
+        "instruction_strict": Ratio(sum(strict), len(strict)),
+        "instruction_loose": Ratio(sum(loose), len(loose)),
+    }
 
 
 def each(row: dict[str, Any], answer: str, loosely: bool = False) -> list[bool]:

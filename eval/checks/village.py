@@ -15,3 +15,16 @@ def check(row: dict[str, Any], answer: str) -> float:
     if missing := {"task", "truth", "given", "world", "attribute"} - set(row):
         raise DataError(f"no row of the village's instructions: it has no {', '.join(sorted(missing))}")
     return float(instructions.check(row, answer))
+
+
+def scores(row: dict[str, Any], answer: str) -> dict[str, float]:
+    """The verdict, also apart for questions on lasting facts and for tasks on the text at hand."""
+    right = check(row, answer)
+    return {"right": right, "right_facts" if row["task"] == "fact" else "right_tasks": right}
+
+
+def cluster(row: dict[str, Any]) -> str:
+    """Questions on one fact stand or fall together."""
+    return (
+        f"{row['person']}/{row['attribute']}" if row["task"] == "fact" else str(row["messages"][0]["content"])
+    )

@@ -1,0 +1,81 @@
+"""Generated answers that a program judges: `check` names a file of eval/checks/, or one of the user's own.
+
+A check file has `check(row, answer) -> float`, 0 to 1, which becomes the metric `right`; or, in its place, `scores(row,
+answer)` with several metrics by name. `cluster(row)`, if it has one, says which rows ask for the same thing.
+"""
+
+import importlib
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from eval import generated
+from eval.config import TaskConfig
+from eval.intervals import Estimate
+from eval.items import Answer, Item, Ratio
+from fledge.data.rows import Row
+from fledge.errors import ConfigError, DataError
+
+FIELDS = ()
+
+CHECKS = Path(__file__).resolve().parent.parent / "checks"
+
+
+def find_check(name: str) -> Any:
+    """The check of a name: a file of eval/checks/, or a file of the user's.
+
+    Raises:
+        ConfigError: there is none, or no function `check` or `scores` in it.
+    """
+    if name.endswith(".py") and Path(name).is_file():
+        found: Any = SimpleNamespace(**runpy.run_path(name))
+    elif name and (CHECKS / f"{name}.py").is_file():
+        found = importlib.import_module(f"eval.checks.{name}")
+    else:
+        known = ", ".join(sorted(file.stem for file in CHECKS.glob("[!_]*.py")))
+        raise ConfigError(
+            f"'check: {name}': no such check; there are {known}, or a file of your own, my_check.py"
+        )
+    if not hasattr(found, "check") and not hasattr(found, "scores"):
+        raise ConfigError(f"{name}: expected a function `check(row, answer)` in it")
+    return found
+
+
+def item(row: Row, task: TaskConfig) -> Item:
+    """The row's prompt."""
+    prompt, check = generated.prompt_of(row, task), find_check(task.check)
+    text = generated.text_of(prompt)
+    cluster = check.cluster(row.values) if hasattr(check, "cluster") else text
+    facts = {"prompt": text, "check": check}
+    found = Item(row, (generated.request(prompt, task),), row.source, cluster, facts)
+    _judge(found, "")  # a row that the check refuses is an error here, not after an hour of answers
+    return found
+
+
+def score(item: Item, answers: Sequence[Answer]) -> dict[str, float | Ratio]:
+    """The check's verdict, and whether the answer stopped by itself."""
+    return {**_judge(item, answers[0].text), **generated.beside(answers[0])}
+
+
+def baselines(items: Sequence[Item]) -> dict[str, float]:
+    """The better of an empty answer and of the prompt repeated."""
+    return generated.best_copies(items, lambda item, text: _shares(_judge(item, text)))
+
+
+def pooled(items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> dict[str, Estimate]:
+    """The variety of the answers."""
+    return generated.variety(answers)
+
+
+def _judge(item: Item, text: str) -> Mapping[str, float | Ratio]:
+    check, row = item.facts["check"], item.row.values
+    try:
+        return check.scores(row, text) if hasattr(check, "scores") else {"right": check.check(row, text)}
+    except (DataError, KeyError) as error:
+        raise DataError(f"{item.row.where}: {error}") from None
+
+
+def _shares(scores: Mapping[str, float | Ratio]) -> dict[str, float]:
+    return {name: v.part / v.whole if isinstance(v, Ratio) else v for name, v in scores.items()}

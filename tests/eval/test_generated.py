@@ -1,0 +1,181 @@
+"""Tasks with generated answers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import generated, harness
+from eval.config import TaskConfig
+from eval.metrics.bleu import bleu
+from eval.metrics.distinct_n import distinct_n
+from eval.subject import Subject
+from fledge.data import prompts
+from fledge.data.rows import Row
+from fledge.errors import ConfigError, DataError
+
+
+def write(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """A file of rows."""
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def written_by(subject: Subject, prompt: str, new_tokens: int) -> str:
+    """The model's own greedy answer, one prompt at a time."""
+    ids = subject.tokenizer.encode(prompt)
+    import torch
+
+    for _ in range(new_tokens):
+        with torch.no_grad():
+            ids.append(int(subject.model(torch.tensor([ids]))[0, -1].argmax()))
+    return subject.tokenizer.decode(ids[len(subject.tokenizer.encode(prompt)) :])
+
+
+def test_answers_are_compared_with_those_in_the_data(subject: Subject, tmp_path: Path) -> None:
+    truth = written_by(subject, "Mara", 6)
+    rows = [{"prompt": "Mara", "completion": truth}, {"prompt": "The baker", "completion": "something else"}]
+    task = TaskConfig(kind="answers", data=[write(tmp_path, rows)], max_new_tokens=6)
+    result = harness.measure(subject, task)
+    assert result["items"]["values"]["exact_match"] == [1.0, 0.0]
+    assert result["metrics"]["exact_match"]["value"] == 0.5
+    assert result["items"]["values"]["answer_tokens"] == [6.0, 6.0]
+    assert {"rouge_l", "bleu", "distinct_2", "stopped"} <= set(result["metrics"])
+    assert result["metrics"]["bleu"]["n"] == 2
+    assert result["settings"]["template"] == "none: plain text"
+
+
+def test_the_baseline_of_an_answer_is_a_copy_of_the_prompt(subject: Subject, tmp_path: Path) -> None:
+    rows = [{"prompt": "red blue green", "completion": "red blue green"}, {"prompt": "a", "completion": "b"}]
+    task = TaskConfig(kind="answers", data=[write(tmp_path, rows)], max_new_tokens=2)
+    metrics = harness.measure(subject, task)["metrics"]
+    assert metrics["exact_match"]["baseline"] == 0.5
+    assert metrics["rouge_l"]["baseline"] == 0.5
+
+
+def test_metrics_of_ones_own_are_told_beside(subject: Subject, tmp_path: Path) -> None:
+    metric = tmp_path / "first.py"
+    metric.write_text("def first(predictions, references):\n    return {'first': len(references)}\n", "utf-8")
+    rows = [{"prompt": "a", "completion": "b"}] * 3
+    task = TaskConfig(kind="answers", data=[write(tmp_path, rows)], max_new_tokens=2, metrics=[str(metric)])
+    assert harness.measure(subject, task)["metrics"][str(metric)]["value"] == 3
+
+
+def test_an_empty_reference_is_refused(subject: Subject, tmp_path: Path) -> None:
+    file = write(tmp_path, [{"prompt": "a", "reference": " "}])
+    task = TaskConfig(kind="answers", data=[file], prompt="{prompt}")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no answer to compare with, or an empty one"):
+        harness.measure(subject, task)
+
+
+def test_a_missing_field_is_named(subject: Subject, tmp_path: Path) -> None:
+    file = write(tmp_path, [{"question": "a"}])
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:1: no field 'ask', which the task names; it has question"
+    ):
+        harness.measure(
+            subject, TaskConfig(kind="checked", check="gsm8k", data=[file], fields={"prompt": "ask"})
+        )
+    with pytest.raises(DataError, match=r'rows\.jsonl:1: expected "prompt", "messages" or "instruction"'):
+        harness.measure(subject, TaskConfig(kind="checked", check="gsm8k", data=[file]))
+
+
+def test_a_check_of_ones_own_judges_answers(subject: Subject, tmp_path: Path) -> None:
+    check = tmp_path / "long.py"
+    check.write_text("def check(row, answer):\n    return float(len(answer) > row['least'])\n", "utf-8")
+    rows = [{"prompt": "Mara", "least": 0}, {"prompt": "Mara", "least": 1000}]
+    task = TaskConfig(kind="checked", check=str(check), data=[write(tmp_path, rows)], max_new_tokens=4)
+    result = harness.measure(subject, task)
+    assert result["items"]["values"]["right"] == [1.0, 0.0]
+    # The same prompt twice is one observation, so there is no interval.
+    assert result["metrics"]["right"]["high"] is None
+
+
+def test_unknown_checks_say_what_there_is(subject: Subject, tmp_path: Path) -> None:
+    file = write(tmp_path, [{"prompt": "a"}])
+    with pytest.raises(
+        ConfigError, match=r"'check: sums': no such check; there are arithmetic, gsm8k, ifeval, vill"
+    ):
+        harness.measure(subject, TaskConfig(kind="checked", check="sums", data=[file]))
+    (tmp_path / "none.py").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"none\.py: expected a function `check\(row, answer\)` in it"):
+        harness.measure(subject, TaskConfig(kind="checked", check=str(tmp_path / "none.py"), data=[file]))
+
+
+def test_a_row_that_a_check_refuses_is_named_before_any_answer(subject: Subject, tmp_path: Path) -> None:
+    file = write(tmp_path, [{"prompt": "a", "answer": "1"}, {"prompt": "a", "answer": "many"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: expected a number in 'answer'"):
+        harness.measure(subject, TaskConfig(kind="checked", check="gsm8k", data=[file]))
+
+
+def test_the_village_asks_its_test_questions(subject: Subject) -> None:
+    _, task = harness.find_task("village_questions")
+    task = task.model_copy(update={"data": ["village:hamlet/instructions:test#20"], "max_new_tokens": 4})
+    result = harness.measure(subject, task)
+    facts = [value for value in result["items"]["values"]["right_facts"] if value is not None]
+    assert len(facts) == 12  # six in ten
+    assert result["metrics"]["right_facts"]["baseline"] == 0
+    assert result["settings"]["template"] == "the model's own"
+
+
+def test_pooled_intervals_of_a_mean_are_those_of_the_mean() -> None:
+    values = [float(n % 7) for n in range(20)]  # one to a group: then the jackknife is Student's interval
+    estimate = generated.pooled_estimate(lambda column: sum(column) / len(column), values)
+    mean = sum(values) / 20
+    error = (sum((v - mean) ** 2 for v in values) / 19 / 20) ** 0.5
+    assert estimate.value == pytest.approx(mean)
+    assert estimate.high - estimate.value == pytest.approx(2.0930 * error, rel=1e-4)  # t, 19 degrees
+
+
+def test_pooled_estimates_are_the_metric_itself() -> None:
+    texts, references = ["the cat sat on a mat"] * 3, ["the cat sat on the mat", "a cat", "mat"]
+    assert generated.pooled_estimate(bleu, texts, references).value == bleu(texts, references)
+    assert generated.pooled_estimate(distinct_n, texts).value == distinct_n(texts)
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "reference"),
+    [
+        ({"prompt": "Hi"}, ["Hi"], None),
+        ({"prompt": "Hi", "completion": "Yo"}, ["Hi"], "Yo"),
+        ({"instruction": "Add", "input": "1 2", "output": "3"}, ["Add\n\n1 2"], "3"),
+        ({"instruction": "Add", "instances": [{"input": "1 2", "output": "3"}]}, ["Add\n\n1 2"], "3"),
+        ({"instruction": "Add"}, ["Add"], None),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, ["Hi"], None),
+        ({"prompt": [{"role": "user", "content": "Hi"}]}, ["Hi"], None),
+        (
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]},
+            ["Hi"],
+            "Yo",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]},
+            ["Hi"],
+            "Yo",
+        ),
+    ],
+)
+def test_a_prompt_is_found_in_every_format(
+    values: dict[str, Any], asked: list[str], reference: str | None
+) -> None:
+    found = prompts.of_row(values)
+    assert [message["content"] for message in found.messages] == asked
+    assert found.reference == reference
+
+
+def test_rows_without_a_prompt_are_refused() -> None:
+    with pytest.raises(ValueError, match='expected "prompt", "messages" or "instruction"'):
+        prompts.of_row({"text": "a"})
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        prompts.of_row({"prompt": " "})
+    with pytest.raises(ValueError, match="a message has no role or no text"):
+        prompts.of_row({"messages": [{"role": "user"}]})
+
+
+def test_a_template_for_prompts_takes_any_fields() -> None:
+    row = Row("f", 1, {"a": 1, "b": "x", "answer": 7})
+    prompt = generated.prompt_of(row, TaskConfig(kind="checked", prompt="{a} and {b}?"))
+    assert (generated.text_of(prompt), prompt.reference) == ("1 and x?", "7")
