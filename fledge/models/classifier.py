@@ -1,0 +1,225 @@
+"""Text classifiers in Hugging Face folders: made from any model, loaded, and asked many texts at a time.
+
+The logits are read at a text's last token, as transformers' own classes do it. Rows are padded to the right only:
+with GPT-2, padding to the left would move every position.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from tokenizers import Encoding, Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from fledge.errors import ModelError
+from fledge.models.folder import find_model, read_config
+from fledge.tokens import TextTokenizer
+
+Text = tuple[str, str | None]  # and the second text of a pair
+
+CONTEXT_DEFAULT = 512  # tokens, for a model whose config.json states no context
+WINDOW = 1024  # texts that are sorted by length together while they stream by
+THRESHOLD = "decision_threshold"  # our key in config.json
+
+
+class Encoder:
+    """Texts to ids as the classifier reads them: between document ends, and none longer than the context."""
+
+    def __init__(self, tokenizer: TextTokenizer, context: int, pad_id: int) -> None:
+        self.inner = Tokenizer.from_str(tokenizer.inner.to_str())
+        self.inner.encode_special_tokens = True
+        if not self.inner.num_special_tokens_to_add(False):
+            self.inner.post_processor = _framed(tokenizer, pad_id)
+        self.inner.enable_truncation(context)
+        self.num_cut = 0  # texts so far that were longer than the context
+
+    def encode(self, texts: Sequence[Text]) -> list[list[int]]:
+        """The ids of each text, with those that frame it; what does not fit is left out and counted."""
+        pairs = [text if pair is None else (text, pair) for text, pair in texts]
+        encodings: list[Encoding] = self.inner.encode_batch(pairs, add_special_tokens=True)
+        self.num_cut += sum(bool(encoding.overflowing) for encoding in encodings)
+        return [encoding.ids for encoding in encodings]
+
+
+def _framed(tokenizer: TextTokenizer, pad_id: int) -> TemplateProcessing:
+    """Document ends before, between and behind texts; none behind where they also stand for padding."""
+    end = tokenizer.end_of_text_id
+    name = str(tokenizer.inner.id_to_token(end))
+    last = "" if end == pad_id else f" {name}"
+    return TemplateProcessing(
+        single=f"{name} $A{last}", pair=f"{name} $A {name} $B{last}", special_tokens=[(name, end)]
+    )
+
+
+@dataclass
+class Classifier:
+    """A model that gives each text a probability for every label."""
+
+    model: Any  # transformers' class for sequence classification
+    tokenizer: TextTokenizer
+    encoder: Encoder
+    labels: list[str]
+    threshold: float | None = None  # probability of the second of two labels from which on it is chosen
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up rows; never the last id of a text."""
+        return int(self.model.config.pad_token_id)
+
+    def probabilities(self, texts: Iterable[Text], batch_tokens: int = 4096) -> Iterator[np.ndarray]:
+        """For each text in order its probability of every label, float32 (C,); reads ahead some hundred texts.
+
+        Args:
+            batch_tokens: at most in one forward pass, padding included; changes no result.
+        """
+        stream = iter(texts)
+        while window := list(itertools.islice(stream, WINDOW)):
+            logits_NC = torch.from_numpy(self.logits(self.encoder.encode(window), batch_tokens))
+            yield from logits_NC.softmax(-1).numpy()
+
+    def logits(self, ids: Sequence[Sequence[int]], batch_tokens: int = 4096) -> np.ndarray:
+        """float32 (N, C) logits of encoded texts; the model is put into evaluation mode."""
+        found_NC = np.empty((len(ids), len(self.labels)), dtype=np.float32)
+        self.model.eval()
+        with torch.no_grad():
+            for rows in by_length([len(row) for row in ids], batch_tokens):
+                batch_BT = pad([ids[row] for row in rows], self.pad_id).to(self.model.device)
+                is_real_BT = batch_BT != self.pad_id
+                output = self.model(input_ids=batch_BT, attention_mask=is_real_BT.long())
+                found_NC[rows] = output.logits.float().cpu().numpy()
+        return found_NC
+
+    def choose(self, probabilities: np.ndarray) -> np.ndarray:
+        """The number of the label chosen for each row of (N, C) probabilities."""
+        if self.threshold is None:
+            return probabilities.argmax(-1)
+        return (probabilities[:, 1] >= self.threshold).astype(int)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that transformers' `pipeline("text-classification")` loads."""
+        if self.threshold is not None:
+            setattr(self.model.config, THRESHOLD, self.threshold)
+        self.model.save_pretrained(folder)
+        inner = Tokenizer.from_str(self.encoder.inner.to_str())
+        inner.no_truncation()
+        roles = self.tokenizer.roles | {"pad_token": str(inner.id_to_token(self.pad_id))}
+        TextTokenizer(inner, roles, self.tokenizer.chat_template).save(folder)
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, each of at most `batch_tokens` with padding (or a single row)."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if batch and (len(batch) + 1) * lengths[row] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
+    """Rows of ids, int64 (B, T), filled up to the right to the longest of them."""
+    batch = torch.full((len(ids), max(map(len, ids))), pad_id)
+    for row, own in zip(batch, ids, strict=True):
+        row[: len(own)] = torch.tensor(own)
+    return batch
+
+
+def load(path: str | Path, device: str = "cpu") -> Classifier:
+    """The classifier in a run or model folder, or of a hub name, ready to be asked.
+
+    Raises:
+        ModelError: no model, not a classifier, or a damaged one.
+    """
+    folder = find_model(path)
+    content = read_config(folder)
+    kinds = content.get("architectures") or []
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise ModelError(
+            f"{folder}: holds a {', '.join(kinds) or 'model without a head'}, not a classifier; "
+            f"make one with `fledge finetune classify {path} --data ...`"
+        )
+    model = _from_pretrained(folder, device)
+    names = {int(number): name for number, name in model.config.id2label.items()}
+    return _assembled(model, folder, [names[number] for number in sorted(names)], content.get(THRESHOLD))
+
+
+def from_base(path: str | Path, labels: Sequence[str], device: str = "cpu") -> Classifier:
+    """A classifier with the body of any model and a new head; seed torch before, as the head is drawn.
+
+    Raises:
+        ModelError: no model, or transformers has no classifier of its architecture.
+    """
+    folder = find_model(path)
+    numbered = dict(enumerate(labels))
+    model = _from_pretrained(
+        folder,
+        device,
+        num_labels=len(labels),
+        id2label=numbered,
+        label2id={name: number for number, name in numbered.items()},
+        problem_type="single_label_classification",
+    )
+    return _assembled(model, folder, list(labels), None)
+
+
+def _assembled(model: Any, folder: Path, labels: list[str], threshold: float | None) -> Classifier:
+    tokenizer = TextTokenizer.from_folder(folder)
+    config = model.config
+    if config.pad_token_id is None:
+        role = tokenizer.roles.get("pad_token")
+        found = tokenizer.inner.token_to_id(role) if role else None
+        config.pad_token_id = tokenizer.end_of_text_id if found is None else found
+    context = getattr(config, "max_position_embeddings", None) or CONTEXT_DEFAULT
+    encoder = Encoder(tokenizer, context, config.pad_token_id)
+    return Classifier(model, tokenizer, encoder, labels, threshold)
+
+
+def head(model: Any) -> torch.nn.Linear:
+    """The layer that makes the logits.
+
+    Raises:
+        ModelError: it is called otherwise than transformers' classifiers call it.
+    """
+    for name in ("score", "classifier"):
+        if isinstance(found := getattr(model, name, None), torch.nn.Linear):
+            return found
+    raise ModelError(f"{type(model).__name__}: its head is no plain layer called score or classifier")
+
+
+def _from_pretrained(folder: Path, device: str, **settings: Any) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # it reports that the new head is new
+    transformers.logging.disable_progress_bar()
+    kind = read_config(folder)["model_type"]
+    if kind not in transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise ModelError(f"{folder}: transformers has no text classifier of the type {kind}")
+    try:
+        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}: transformers can't load it ({first_line})") from None
+    unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    allowed = re.compile(r"(score|classifier|pooler)\b" if settings else "$^")
+    if wrong := sorted(name for name in unset if not allowed.search(name)):
+        raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}")
+    return model.to(device).eval()

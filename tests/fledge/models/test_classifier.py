@@ -1,0 +1,110 @@
+"""Classifiers in Hugging Face folders, against transformers' own pipeline."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fledge.errors import ModelError
+from fledge.models import architecture, classifier, folder
+from fledge.models.classifier import by_length
+from fledge.tokens import TextTokenizer, default_chat_template
+from tokenizer.learn import learn
+
+TEXTS = [
+    "Hello there.",
+    "a",
+    "The miller has a dog and the dog has a long, long tail " * 3,
+    "",
+    "Win 100 now!",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer(learn("bpe", TEXTS * 20, 280), None, default_chat_template())
+
+
+@pytest.fixture(scope="module")
+def base(tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that makes the folder of an untrained model of an architecture."""
+
+    def make(kind: str) -> Path:
+        path = tmp_path_factory.mktemp(kind)
+        shape = architecture.find_config(kind).sized(
+            vocab_size=tokenizer.vocab_size, context=64, layers=2, width=32, heads=2,
+            bos_id=0, eos_id=0, pad_id=tokenizer.special_ids["<|pad|>"],
+        )  # fmt: skip
+        folder.save_model(architecture.build(shape, 0), path)
+        tokenizer.save(path)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_padding_and_batch_order_change_no_prediction(base: Callable[[str], Path], kind: str) -> None:
+    torch.manual_seed(0)
+    made = classifier.from_base(base(kind), ["ham", "spam"])
+    texts = [(text, None) for text in TEXTS]
+    together = np.stack(list(made.probabilities(texts)))
+    reversed_order = np.stack(list(made.probabilities(texts[::-1])))[::-1]
+    alone = np.stack([next(made.probabilities([text], batch_tokens=1)) for text in texts])
+    assert np.ptp(together[:, 0]) > 1e-3  # the texts do differ
+    np.testing.assert_allclose(together, alone, atol=1e-6)  # float32
+    np.testing.assert_allclose(together, reversed_order, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_the_saved_folder_gives_the_same_in_transformers_pipeline(
+    base: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    made = classifier.from_base(base(kind), ["ham", "spam", "other"])
+    made.save(tmp_path)
+    texts = [text for text in TEXTS if text]
+    pipe = transformers.pipeline("text-classification", model=str(tmp_path), top_k=None, batch_size=3)
+    found = pipe(texts, truncation=True, max_length=64)
+    ours = np.stack(list(classifier.load(tmp_path).probabilities([(text, None) for text in texts])))
+    theirs = [[{s["label"]: s["score"] for s in row}[name] for name in made.labels] for row in found]
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_texts_are_framed_by_document_ends_and_never_make_special_ids(
+    base: Callable[[str], Path], tokenizer: TextTokenizer
+) -> None:
+    made = classifier.from_base(base("qwen3"), ["a", "b"])
+    end = tokenizer.end_of_text_id
+    (single, pair, typed) = made.encoder.encode([("Hello", None), ("Hello", "there"), ("<|pad|>", None)])
+    assert single == [end, *tokenizer.encode("Hello"), end]
+    assert pair == [end, *tokenizer.encode("Hello"), end, *tokenizer.encode("there"), end]
+    assert made.pad_id not in typed
+
+
+def test_texts_longer_than_the_context_are_cut_and_counted(base: Callable[[str], Path]) -> None:
+    made = classifier.from_base(base("qwen3"), ["a", "b"])
+    ids = made.encoder.encode([("word " * 200, None), ("word", None)])
+    assert len(ids[0]) == 64
+    assert made.encoder.num_cut == 1
+
+
+def test_a_batch_holds_no_more_tokens_than_allowed() -> None:
+    lengths = [3, 9, 4, 4, 20, 1]
+    batches = list(by_length(lengths, 12))
+    assert sorted(row for batch in batches for row in batch) == list(range(6))
+    assert all(len(batch) * max(lengths[row] for row in batch) <= 12 or len(batch) == 1 for batch in batches)
+
+
+def test_a_causal_folder_is_no_classifier(base: Callable[[str], Path]) -> None:
+    with pytest.raises(
+        ModelError, match=r"holds a Qwen3ForCausalLM, not a classifier; make one with `fledge"
+    ):
+        classifier.load(base("qwen3"))
+
+
+def test_an_architecture_without_classifier_is_refused(base: Callable[[str], Path]) -> None:
+    with pytest.raises(ModelError, match="transformers has no text classifier of the type nanochat"):
+        classifier.from_base(base("nanochat"), ["a", "b"])
