@@ -54,7 +54,7 @@ def ratio(
     residual_N = part_N - value * whole_N
     if clusters is not None:
         _, index_N = np.unique(np.array([hash(c) for c in clusters]), return_inverse=True)
-        residual_N = np.bincount(index_N, weights=residual_N)
+        residual_N = np.asarray(np.bincount(index_N, weights=residual_N), dtype=float)
     num_groups = len(residual_N)
     if num_groups < 2:
         return Estimate(value, -np.inf, np.inf, num_items)

@@ -1,5 +1,6 @@
 """What a task asks a model, and what the model answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from fledge.data.rows import Row
 class LogLikelihood:
     """Asks how likely a continuation is; an empty context is the beginning of a document."""
 
-    context: str
+    context: str | tuple[Mapping[str, str], ...]  # a text, or messages for the chat template
     continuation: str
 
 

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.items import Answer, Item, Likelihood, LogLikelihood
+from eval.items import Answer, Item, Likelihood
 from eval.token_tree import Tokens, TokenTree
 from fledge import console, device
 from fledge.errors import DataError, ModelError
 from fledge.models.generation import context_of
 from fledge.models.loss import CHUNK, CHUNK_ELSEWHERE
 from fledge.tokens import TextTokenizer
+from tokenizer import chat
 
 # Tokens of a batch: on a CPU about what stays in its caches; on a GPU what fills it.
 BATCH_TOKENS = {"cpu": 2048}
@@ -88,32 +89,35 @@ class Scorer:
 
     def _encode(self, items: Sequence[Item]) -> list[list[Tokens]]:
         """The tokens of each request; context and continuation are encoded together and then parted."""
-        pairs = []
-        for item in items:
-            for request in item.requests:
-                assert isinstance(request, LogLikelihood)
-                stripped = request.context.rstrip()
-                spaces = request.context[len(stripped) :]
-                pairs.append((stripped, spaces + request.continuation))
-        wholes = self._tokenizer.encode_batch([context + continuation for context, continuation in pairs])
-        unique = list({context for context, _ in pairs if context})
-        contexts = dict(zip(unique, self._tokenizer.encode_batch(unique), strict=True))
-        groups, place = [], 0
+        requests: list[Any] = [request for item in items for request in item.requests]
+        parted = [_part(request) for request in requests]
+        texts = list({context for context, _ in parted if context})
+        lengths = {
+            text: len(ids) for text, ids in zip(texts, self._tokenizer.encode_batch(texts), strict=True)
+        }
+        wholes = self._tokenizer.encode_batch([context + continuation for context, continuation in parted])
+        encoded = zip(requests, parted, wholes, strict=True)
+        groups = []
         for item in items:
             group = []
             for _ in item.requests:
-                context, whole = pairs[place][0], wholes[place]
-                before = contexts.get(context, [])
-                if len(whole) <= len(before):
+                request, (context, continuation), whole = next(encoded)
+                num_before = lengths.get(context, 0)
+                if len(whole) <= num_before:
                     raise DataError(
-                        f"{item.row.where}: {pairs[place][1]!r} has no tokens after its context; "
+                        f"{item.row.where}: {continuation!r} has no tokens after its context; "
                         "a choice or continuation must say something"
                     )
-                ids = whole if context else [self._tokenizer.end_of_text_id, *whole]
-                group.append(Tokens.fitted(ids, len(before) or 1, self.context))
-                place += 1
+                before = self._before(request.context) if num_before == 0 else []
+                group.append(Tokens.fitted([*before, *whole], len(before) + num_before, self.context))
             groups.append(group)
         return groups
+
+    def _before(self, context: Any) -> list[int]:
+        """What stands before a continuation that is encoded by itself: a document's beginning, or messages."""
+        if isinstance(context, str):
+            return [self._tokenizer.end_of_text_id]
+        return chat.render(self._tokenizer, context, add_generation_prompt=True).ids
 
     def _likelihoods(self, groups: Sequence[Sequence[Tokens]], low: bool = False) -> list[list[Answer]]:
         scores = self.score(groups, low)
@@ -243,12 +247,20 @@ class Scorer:
         return self._low_precision
 
 
+def _part(request: Any) -> tuple[str, str]:
+    """Context and continuation as they are encoded: spaces at the context's end go to the continuation."""
+    if not isinstance(request.context, str):
+        return "", request.continuation
+    context = request.context.rstrip()
+    return context, request.context[len(context) :] + request.continuation
+
+
 def _chosen(logits_EV: Tensor, target_E: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target, and whether none is likelier; the logits are overwritten."""
+    """Log-probability of each target, and whether it is the likeliest; the logits are overwritten."""
     target_logit_E = logits_EV.gather(1, target_E[:, None])[:, 0]
-    largest_E = logits_EV.amax(1)
+    largest_E, likeliest_E = logits_EV.max(1)
     log_sum_E = logits_EV.sub_(largest_E[:, None]).exp_().sum(1).log_() + largest_E
-    return target_logit_E - log_sum_E, target_logit_E >= largest_E
+    return target_logit_E - log_sum_E, likeliest_E == target_E
 
 
 def _batch(trees: Sequence[TokenTree], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from eval import harness, results
-from eval.config import RunConfig, SuiteConfig, TaskConfig
+from eval.config import MeasureConfig, RunConfig, SuiteConfig, TaskConfig
 from eval.harness import DoesNotApply
 from eval.subject import Subject
 from fledge import config, console
 from fledge.errors import ConfigError, DataError
+from fledge.village import spec
 
 SUITES = Path(__file__).resolve().parent / "suites"
 
@@ -25,7 +26,7 @@ def run(settings: RunConfig) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for name, task in tasks:
         try:
-            task = _with_data(name, task, settings)
+            task = with_data(name, task, settings, subject)
             found[name] = results.measured(subject, name, task, limit, folder, settings.fresh)
         except DoesNotApply as error:
             if suite is None:
@@ -61,7 +62,7 @@ def find_suite(name: str) -> SuiteConfig:
     return config.load(SuiteConfig, file)
 
 
-def _with_data(name: str, task: TaskConfig, settings: RunConfig) -> TaskConfig:
+def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Subject) -> TaskConfig:
     """The task with its data: what was typed, what its own file names, or what lies below a suite's folder.
 
     Raises:
@@ -71,7 +72,9 @@ def _with_data(name: str, task: TaskConfig, settings: RunConfig) -> TaskConfig:
         return task
     if settings.task and settings.data:
         return task.model_copy(update={"data": settings.data})
-    if name.endswith((".yaml", ".yml")) or all(entry.startswith("village:") for entry in task.data):
+    if all(entry.startswith("village:") for entry in task.data):
+        return task if settings.task else _in_own_village(task, subject)
+    if not (harness.TASKS / f"{name}.yaml").is_file():  # a user's own file: its paths are as typed
         return task
     wanted = [Path(root) / entry for root in settings.data for entry in task.data]
     there = [str(path) for path in wanted if path.exists()]
@@ -82,6 +85,19 @@ def _with_data(name: str, task: TaskConfig, settings: RunConfig) -> TaskConfig:
     return task.model_copy(update={"data": there})
 
 
+def _in_own_village(task: TaskConfig, subject: Subject) -> TaskConfig:
+    """The task about the village that the model knows.
+
+    Raises:
+        DoesNotApply: it knows none.
+    """
+    if subject.village is None:
+        raise DoesNotApply("the model was not trained on the stories of one village")
+    world, seed = subject.village
+    found = [spec.parse_spec(entry) for entry in task.data]
+    return task.model_copy(update={"data": [f"village:{world}-{seed}/{s.kind}:{s.part}" for s in found]})
+
+
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The numbers as a Markdown table."""
     rows = [
@@ -89,10 +105,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             name,
             metric,
             f"{m['value']:.4f}",
-            f"{m['low']:.4f} to {m['high']:.4f}",
+            "" if m["low"] is None else f"{m['low']:.4f} to {m['high']:.4f}",
             str(m["n"]),
             "" if m["baseline"] is None else f"{m['baseline']:.4f}",
-            f"{m['detectable']:.4f}",
+            "" if m["detectable"] is None else f"{m['detectable']:.4f}",
         ]
         for name, result in found.items()
         for metric, m in result["metrics"].items()

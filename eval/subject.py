@@ -16,6 +16,7 @@ from fledge.models import generation
 from fledge.models.folder import find_model
 from fledge.models.loaded import LoadedModel, load
 from fledge.tokens import END_OF_TURN, TextTokenizer
+from fledge.village import spec
 from tokenizer import chat, shards
 
 GENERATED_AT_ONCE = 32  # answers written side by side; more pays little on a CPU
@@ -41,17 +42,17 @@ class Subject:
 
     @cached_property
     def _loaded(self) -> LoadedModel:
-        return load(self.path, device=self.device)
+        return load(self.path, device=self.device, tokenizer=self.tokenizer)
 
     @property
     def model(self) -> Any:
         """The language model."""
         return self._loaded.model
 
-    @property
+    @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
-        return self._loaded.tokenizer
+        return TextTokenizer.from_folder(self.path)
 
     @cached_property
     def scorer(self) -> Scorer:

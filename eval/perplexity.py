@@ -1,0 +1,111 @@
+"""Bits per byte and perplexity of text: windows over documents, and over a stream of them.
+
+Every token is scored once, each window as far back as its stride leaves room for. Special tokens are context but are
+never scored, and a byte counts where its token is scored, whether the token is valid UTF-8 by itself or not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, exp, log
+
+import numpy as np
+
+from eval.harness import ItemScore, Scores
+from eval.intervals import Estimate, ratio
+from eval.items import Ratio
+from eval.likelihood import Scorer
+from eval.token_tree import Tokens
+from fledge.data import sources
+from fledge.data.text import TextReader
+from fledge.tokens import TextTokenizer
+
+# Windows of a single text count as independent; documents do where there are enough of them for an interval.
+ENOUGH_DOCUMENTS = 20
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text as ids, behind one end-of-text id."""
+
+    name: str
+    ids: np.ndarray  # int64
+
+
+def documents(paths: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Document]:
+    """The documents in files, folders, globs, hub data sets or the village.
+
+    Raises:
+        DataError: a source can't be read.
+    """
+    reader = TextReader(sources.expand(paths))
+    ids = [tokenizer.end_of_text_id]
+    for part in reader.documents():
+        ids += tokenizer.encode(part.text)
+        if part.is_last_part:
+            yield Document(f"{part.source}:{part.position}", np.array(ids))
+            ids = [tokenizer.end_of_text_id]
+
+
+def windows(document: Document, context: int, stride: int = 0) -> Iterator[tuple[str, Tokens]]:
+    """Windows of `context` tokens over a document, that together score each of its tokens once.
+
+    With stride 0 they are lm-evaluation-harness's (`loglikelihood_rolling`): side by side, and the last one reaches
+    back as far as it can. A smaller stride gives each token more to go by, and costs more.
+    """
+    ids, first = document.ids, 1
+    while first < len(ids):
+        end = min(len(ids), first + (context if first == 1 else stride or context))
+        begin = max(0, end - 1 - context)
+        yield f"{document.name}#{first}", Tokens(ids[begin:end].tolist(), first - begin)
+        first = end
+
+
+def score_windows(
+    scorer: Scorer, found: Sequence[tuple[str, Tokens]], token_bytes: Sequence[bytes]
+) -> list[ItemScore]:
+    """Nats, tokens and bytes of each window; of a document with its neighbours it is one cluster."""
+    length = np.array([len(piece) for piece in token_bytes])
+    scores = scorer.score([[tokens] for _, tokens in found])
+    names = [name.rpartition("#")[0] for name, _ in found]
+    clustered = len(set(names)) >= ENOUGH_DOCUMENTS
+    items = []
+    for (where, tokens), name, (score,) in zip(found, names, scores, strict=True):
+        bytes_N = length[np.asarray(tokens.ids[tokens.start :])]
+        nats, num_tokens = float(-score.logprobs[bytes_N > 0].sum()), int((bytes_N > 0).sum())
+        values = {
+            "bits_per_byte": Ratio(nats / log(2), int(bytes_N.sum())),
+            "nats_per_token": Ratio(nats, num_tokens),
+        }
+        items.append(ItemScore(where, "", name if clustered else "", values))
+    return items
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """The places of at most `limit` among `count` things, spread evenly."""
+    chosen = min(limit or count, count)
+    return [i * count // chosen for i in range(chosen)] if count else []
+
+
+def perplexity(items: Sequence[ItemScore]) -> Estimate:
+    """exp of the nats/token, with the interval of those."""
+    pairs = [value for item in items if isinstance(value := item.values["nats_per_token"], Ratio)]
+    clusters = [item.cluster or item.where for item in items]
+    nats = ratio([p.part for p in pairs], [p.whole for p in pairs], clusters)
+    return Estimate(exp(nats.value), exp(nats.low), exp(min(nats.high, 700.0)), nats.n)
+
+
+def scores_of(
+    scorer: Scorer,
+    found: Sequence[tuple[str, Tokens]],
+    token_bytes: Sequence[bytes],
+    baselines: dict[str, float],
+    settings: dict[str, object],
+) -> Scores:
+    """What a task of text has to say."""
+    items = score_windows(scorer, found, token_bytes)
+    return Scores(items, baselines, {"perplexity": perplexity(items)}, settings | {"windows": len(found)})
+
+
+def stream_windows(length: int, context: int) -> list[int]:
+    """Where the windows of a stream of ids begin, side by side."""
+    return [i * context for i in range(max(1, ceil((length - 1) / context)))]

@@ -1,0 +1,30 @@
+"""Bits per byte and perplexity of the model's own validation text, in the windows of pretraining."""
+
+from eval import perplexity
+from eval.config import TaskConfig
+from eval.harness import DoesNotApply, Scores
+from eval.own_text import ngram_baseline, validation_stream
+from eval.subject import Subject
+from eval.token_tree import Tokens
+
+
+def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
+    """The validation split's cost, document ends as context; with a limit, in windows spread evenly.
+
+    Raises:
+        DoesNotApply: the model's own shards are not there.
+    """
+    stream = validation_stream(subject)
+    if stream is None:
+        raise DoesNotApply("the model's run has no validation text here; --task perplexity takes any text")
+    context, table = subject.scorer.context, subject.tokenizer.token_bytes()
+    starts = perplexity.stream_windows(stream.num_tokens, context)
+    chosen = [starts[i] for i in perplexity.spread(len(starts), limit)]
+    found = []
+    for start in chosen:
+        ids = stream.read(start, min(context + 1, stream.num_tokens - start))
+        found.append((f"validation#{start}", Tokens(ids.tolist(), 1)))
+    baseline, name = ngram_baseline(subject, [stream.read(0, stream.num_tokens)])
+    settings = {"text": "stream", "context": context, "stride": context, "baseline": name}
+    baselines = {"bits_per_byte": baseline} if baseline is not None else {}
+    return perplexity.scores_of(subject.scorer, found, table, baselines, settings)

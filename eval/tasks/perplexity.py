@@ -1,0 +1,40 @@
+"""Bits per byte and perplexity of any text: each document by itself, a long one in windows (`stride`)."""
+
+import numpy as np
+
+from eval import perplexity
+from eval.baselines import compressed_bits_per_byte
+from eval.config import TaskConfig
+from eval.harness import Scores
+from eval.own_text import ngram_baseline
+from eval.subject import Subject
+from fledge.errors import DataError
+
+
+def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
+    """The text's cost in windows of the model's context; with a limit, in that many windows spread evenly.
+
+    Raises:
+        DataError: no text given, or it can't be read.
+    """
+    if not task.data:
+        raise DataError("perplexity needs text: give --data PATHS")
+    tokenizer, context = subject.tokenizer, subject.scorer.context
+    texts = list(perplexity.documents(task.data, tokenizer))
+    found = [w for text in texts for w in perplexity.windows(text, context, min(task.stride, context))]
+    if not found:
+        raise DataError(f"{', '.join(task.data)}: no text in it")
+    found = [found[i] for i in perplexity.spread(len(found), limit)]
+    table = tokenizer.token_bytes()
+    baseline, name = ngram_baseline(subject, [text.ids for text in texts])
+    if baseline is None:
+        packed = b"".join(table[i] for text in texts for i in np.asarray(text.ids).tolist())
+        baseline, name = compressed_bits_per_byte(packed), "xz -9"
+    settings = {
+        "text": "documents",
+        "documents": len(texts),
+        "context": context,
+        "stride": task.stride or context,
+        "baseline": name,
+    }
+    return perplexity.scores_of(subject.scorer, found, table, {"bits_per_byte": baseline}, settings)

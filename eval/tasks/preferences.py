@@ -1,0 +1,58 @@
+"""Preferences by log-likelihood: does the model find the chosen answer likelier than the rejected one?
+
+`accuracy` compares whole answers, which favours short ones; `accuracy_normalised` nats a character.
+"""
+
+from collections.abc import Sequence
+
+from eval.asked import context_of
+from eval.config import TaskConfig
+from eval.items import Answer, Item, LogLikelihood
+from eval.tasks.minimal_pairs import TIE_NATS
+from fledge.data.rows import Row
+from fledge.errors import DataError
+
+FIELDS = ("prompt", "chosen", "rejected")
+
+
+def item(row: Row, task: TaskConfig) -> Item:
+    """Both answers behind the prompt.
+
+    Raises:
+        DataError: prompt or answers are no text, or an answer is empty.
+    """
+    texts = [row.values[name] for name in FIELDS]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{row.where}: 'prompt', 'chosen' and 'rejected' must be texts, none of them empty")
+    prompt, *answers = texts
+    context, delimiter = context_of(row, task, prompt)
+    requests = tuple(LogLikelihood(context, delimiter + answer) for answer in answers)
+    return Item(row, requests, row.source, prompt, {"lengths": [len(answer) for answer in answers]})
+
+
+def score(item: Item, answers: Sequence[Answer]) -> dict[str, float]:
+    """Whether the chosen answer wins; a tie is half."""
+    chosen, rejected = (answer.nats for answer in answers)
+    num_chosen, num_rejected = item.facts["lengths"]
+    return {
+        "accuracy": _won(chosen - rejected),
+        "accuracy_normalised": _won((chosen / num_chosen - rejected / num_rejected) * num_chosen),
+    }
+
+
+def _won(lead: float) -> float:
+    return 0.5 if abs(lead) <= TIE_NATS else float(lead > 0)
+
+
+def margin(item: Item, answers: Sequence[Answer]) -> float:
+    """By how many nats an answer leads, in the closer of both ways to compare."""
+    first, second = (float(answer.nats) for answer in answers)
+    num_first, num_second = item.facts["lengths"]
+    normalised = (first / num_first - second / num_second) * min(num_first, num_second)
+    return min(first - second, normalised, key=abs)
+
+
+def baselines(items: Sequence[Item]) -> dict[str, float]:
+    """The better of chance and of always the longer answer."""
+    longer = sum((a > b) + (a == b) / 2 for a, b in (item.facts["lengths"] for item in items)) / len(items)
+    return dict.fromkeys(("accuracy", "accuracy_normalised"), max(0.5, longer, 1 - longer))

@@ -1,0 +1,93 @@
+"""Intervals against scipy's, against simulation, and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval import intervals
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (7, 10), (10, 10), (310, 1000)])
+def test_proportions_have_wilsons_interval(successes: int, n: int) -> None:
+    found = intervals.proportion(successes, n)
+    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert (found.value, found.n) == (successes / n, n)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_mean_has_students_interval() -> None:
+    values = [1.0, 2.0, 4.0, 4.5]
+    found = intervals.ratio(values, [1.0] * 4)
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), *expected))
+
+
+def test_a_ratio_is_the_sum_of_parts_over_the_sum_of_wholes() -> None:
+    assert intervals.ratio([1, 6], [1, 2]).value == pytest.approx(7 / 3)
+
+
+def test_a_ratios_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    draw = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        wholes = draw.integers(1, 20, 200).astype(float)
+        found = intervals.ratio((wholes * 2 + draw.normal(0, wholes)).tolist(), wholes.tolist())
+        hits += found.low < 2 < found.high
+    assert 930 <= hits <= 967
+
+
+def test_copies_in_a_cluster_do_not_narrow_the_interval() -> None:
+    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    alone = intervals.ratio(values, [1.0] * 5, range(5))
+    copied = intervals.ratio(values * 3, [1.0] * 15, [*range(5)] * 3)
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_the_bootstrap_agrees_with_students_interval_on_normal_values() -> None:
+    values = np.random.default_rng(1).normal(0, 1, 400).tolist()
+    first, second = intervals.bootstrap_mean(values), intervals.ratio(values, [1.0] * 400)
+    assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=0.01)
+
+
+def test_the_mean_of_sets_is_as_wide_as_independence_says() -> None:
+    one = intervals.Estimate(0.5, 0.4, 0.6, 100)
+    found = intervals.mean_of([one, one, one, one])
+    assert (found.value, found.n) == (0.5, 400)
+    assert (found.low, found.high) == pytest.approx((0.45, 0.55))
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    assert intervals.mcnemar(3, 9) == pytest.approx(stats.binomtest(3, 12).pvalue)
+    assert intervals.mcnemar(0, 0) == 1.0
+
+
+def test_a_paired_difference_of_shares_uses_mcnemar() -> None:
+    first, second = [1.0, 1, 0, 0, 0, 0, 0, 1], [1.0, 1, 1, 1, 1, 1, 1, 0]
+    found = intervals.paired_difference(first, second)
+    assert (found.value, found.n) == (0.5, 8)
+    assert found.p == pytest.approx(intervals.mcnemar(1, 5))
+
+
+def test_a_paired_difference_of_numbers_is_the_paired_t_test() -> None:
+    first, second = [1.0, 2.5, 3.0, 0.2], [1.4, 2.0, 4.5, 1.2]
+    expected = stats.ttest_rel(second, first)
+    found = intervals.paired_difference(first, second)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_holm_by_hand() -> None:
+    # In order 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1, never falling: 0.04, 0.06, 0.06, 0.5.
+    assert intervals.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+
+
+def test_a_detectable_difference_is_seen_four_times_in_five() -> None:
+    n, share = 500, 0.6
+    step = intervals.detectable(intervals.proportion(share * n, n))
+    draw = np.random.default_rng(2)
+    seen = 0
+    for _ in range(1000):
+        first, second = draw.binomial(n, share), draw.binomial(n, share + step)
+        z = (second - first) / np.sqrt(n * (share * (1 - share) + (share + step) * (1 - share - step)))
+        seen += abs(z) > 1.96
+    assert 760 <= seen <= 850

@@ -1,0 +1,85 @@
+"""Bits per byte and perplexity against a plain loop by transformers on the same windows."""
+
+import json
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eval.perplexity import Document, documents, windows
+from eval.subject import Subject
+from fledge.__main__ import run
+from fledge.village.stories import stories
+from fledge.village.world import make_world
+
+TEXTS = [*stories(make_world(), 0, 3), "caf\u00e9 \u4f60\u597d \U0001f600 <|endoftext|>", "x"]
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    return file
+
+
+def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run(["eval", "run", *arguments, "--device=cpu", "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+
+def test_numbers_equal_a_plain_loop_by_transformers(
+    any_model: Path, subject: Subject, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(any_model)
+    nats, num_tokens = 0.0, 0
+    for text in TEXTS:
+        ids = torch.tensor([subject.tokenizer.end_of_text_id, *subject.tokenizer.encode(text)])
+        for start in range(0, len(ids) - 1, 64):
+            # The last window reaches back to the model's whole context.
+            begin = max(0, min(start, len(ids) - 1 - 64))
+            piece = ids[begin : start + 65]
+            with torch.no_grad():
+                logits = model(piece[None, :-1]).logits[0, start - begin :]
+            nats += float(
+                torch.nn.functional.cross_entropy(logits, ids[start + 1 : start + 65], reduction="sum")
+            )
+        num_tokens += len(ids) - 1
+    found = measured(capsys, str(any_model), "--task=perplexity", "--data", str(text_file))["results"][
+        "perplexity"
+    ]
+    num_bytes = sum(len(text.encode()) for text in TEXTS)
+    assert found["bits_per_byte"]["value"] == pytest.approx(nats / log(2) / num_bytes, rel=1e-5)
+    assert found["perplexity"]["value"] == pytest.approx(exp(nats / num_tokens), rel=1e-4)
+
+
+@pytest.mark.parametrize(("context", "stride"), [(8, 0), (8, 8), (8, 3), (8, 1), (40, 0)])
+def test_every_token_is_scored_once_and_sees_what_the_stride_leaves(context: int, stride: int) -> None:
+    ids = np.arange(30)
+    found = [tokens for _, tokens in windows(Document("d", ids), context, stride)]
+    assert [i for tokens in found for i in tokens.ids[tokens.start :]] == list(range(1, 30))
+    for tokens in found[1:]:
+        assert len(tokens.ids) - 1 == context
+        assert tokens.start >= context - (stride or context) + 1
+    assert all(list(tokens.ids) == list(range(tokens.ids[0], tokens.ids[-1] + 1)) for tokens in found)
+
+
+def test_a_text_file_is_one_document(subject: Subject, tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("\n\n".join(TEXTS[:2]), encoding="utf-8")
+    (document,) = documents([str(text)], subject.tokenizer)
+    assert document.ids.tolist() == [0, *subject.tokenizer.encode("\n\n".join(TEXTS[:2]))]
+
+
+def test_bytes_of_split_characters_are_counted(subject: Subject, text_file: Path) -> None:
+    table = subject.tokenizer.token_bytes()
+    for text, document in zip(TEXTS, documents([str(text_file)], subject.tokenizer), strict=True):
+        assert sum(len(table[i]) for i in document.ids.tolist()) == len(text.encode())
+
+
+def test_perplexity_without_text_is_an_error(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["eval", "run", str(model_folder), "--task", "perplexity"]) == 1
+    assert "perplexity needs text: give --data PATHS" in capsys.readouterr().err
