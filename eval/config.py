@@ -47,21 +47,11 @@ class SuiteConfig(Config):
     )
 
 
-class RunConfig(CommandConfig):
-    """Measure one model.
+class MeasureConfig(CommandConfig):
+    """What every command that measures has: tasks, their data, and how the model runs."""
 
-    Each number comes with a 95 % interval, the number of items and a baseline. Results are kept in the model's own
-    run, RUN/eval/, and measured once.
-    """
-
-    stage: ClassVar[str] = "eval"
-    command: ClassVar[str] = "run"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
-    suite: str = Field("quick", description="quick, base, chat, full, or a YAML file of your own")
     task: list[str] = Field(
         [],
         description="in place of the suite: a task's name, a YAML file of your own or lm-eval:NAME; repeatable",
@@ -69,7 +59,6 @@ class RunConfig(CommandConfig):
     data: list[str] = Field(
         [], description="the task's data; with --suite the folder in which its tasks find theirs; repeatable"
     )
-    out: str | None = Field(None, description="folder for the results, in place of RUN/eval")
     limit: int | None = Field(
         None, ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"}
     )
@@ -86,3 +75,60 @@ class RunConfig(CommandConfig):
         "float32", description="of the forward pass; in bfloat16 close verdicts are scored again in float32"
     )
     fresh: bool = Field(False, description="measure again what was measured before")
+
+
+class RunConfig(MeasureConfig):
+    """Measure one model.
+
+    Each number comes with a 95 % interval, the number of items and a baseline. Results are kept in the model's own
+    run, RUN/eval/, and measured once.
+    """
+
+    stage: ClassVar[str] = "eval"
+    command: ClassVar[str] = "run"
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    suite: str = Field("quick", description="quick, base, chat, full, or a YAML file of your own")
+    out: str | None = Field(None, description="folder for the results, in place of RUN/eval")
+
+
+class CompareConfig(MeasureConfig):
+    """Compare models on the same items: paired differences to the first model, and what has become worse.
+
+    Reads what `fledge eval run` has measured, and measures what is missing. A run of several seeds (--seeds) is one
+    model; the spread over its seeds is shown beside the noise of the items.
+    """
+
+    stage: ClassVar[str] = "eval"
+    command: ClassVar[str] = "compare"
+
+    models: list[str] = Field(
+        min_length=2,
+        description="runs, model folders or hub names; the others are compared with the first",
+        json_schema_extra={"argument": True},
+    )
+    suite: str = Field(
+        "", description="quick, base, chat, full, or a YAML file; none: what was measured before, else quick"
+    )
+    out: str | None = Field(None, description="Markdown file for the table")
+
+
+class ReportConfig(CommandConfig):
+    """Show a model's whole life on one page that opens from disk, in any browser.
+
+    Lineage, samples of every age under a slider, numbers with intervals, curves, cost and commands. Parents are found
+    from the runs that are given. A report that is there already is written again.
+    """
+
+    stage: ClassVar[str] = "eval"
+    command: ClassVar[str] = "report"
+    makes_run: ClassVar[bool] = False
+
+    runs: list[str] = Field(
+        min_length=1,
+        description="runs, or folders of runs (of a demo, of several seeds)",
+        json_schema_extra={"argument": True},
+    )
+    out: str = Field("report.html", description="the page to write")

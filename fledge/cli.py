@@ -29,17 +29,24 @@ OWN = {
     "runs": ("fledge.runs", "runs", "the runs that are there: command, state, parent, loss, size"),
 }
 
+# Commands of a stage that the root has, too: name -> (stage, help).
+SHARED = {"report": ("eval", "a model's whole life on one page")}
+
 
 class Root(click.Group):
     """Stages as groups, imported on use; the commands of the root beside them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_stages(), *OWN]
+        return [*_stages(), *_shared(), *OWN]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in OWN:
             module, attribute, _ = OWN[cmd_name]
             return _command(getattr(importlib.import_module(module), attribute))
+        if cmd_name in _shared():
+            stage = _stage(SHARED[cmd_name][0])
+            assert isinstance(stage, click.Group)
+            return stage.get_command(ctx, cmd_name)
         if cmd_name in _stages():
             return _stage(cmd_name)
         return None
@@ -49,11 +56,16 @@ class Root(click.Group):
         with formatter.section("Stages"):
             formatter.write_dl([(name, STAGES[name]) for name in _stages()])
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in OWN.items()])
+            shared = [(name, SHARED[name][1]) for name in _shared()]
+            formatter.write_dl([*shared, *((name, text) for name, (_, _, text) in OWN.items())])
 
 
 def _stages() -> list[str]:
     return [name for name in STAGES if (ROOT / name / "cli.py").is_file()]
+
+
+def _shared() -> list[str]:
+    return [name for name, (stage, _) in SHARED.items() if stage in _stages()]
 
 
 def _stage(name: str) -> click.Command:

@@ -1,0 +1,189 @@
+"""`fledge eval report` (`fledge report`): a model's whole life on one page that needs nothing but a browser.
+
+Python gathers facts; the page's own script draws them. Text from models and data reaches the page as JSON and is
+shown as text, never as HTML, and the page's policy runs no other script and loads nothing.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from eval import ancestry, harness, results, run_facts
+from eval.ancestry import Stage
+from eval.config import ReportConfig
+from fledge import atomic, console
+from fledge.errors import RunError
+from fledge.metrics_log import METRICS
+
+PAGE = Path(__file__).resolve().parent / "page"
+MARK = "<!-- a report by fledge -->"
+
+
+def run(settings: ReportConfig) -> dict[str, Any]:
+    """Write the report; see ReportConfig."""
+    out = Path(settings.out)
+    _check_target(out)
+    stages = ancestry.life(ancestry.expand(settings.runs))
+    life = gather(stages)
+    with atomic.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_file(out, page(life))
+    for problem in life["problems"]:
+        console.warn(problem)
+    console.result(f"{out}: {len(stages)} stages, {len(life['ages'])} ages, {len(life['numbers'])} numbers")
+    return {"report": str(out), "stages": [str(stage.path) for stage in stages]}
+
+
+def _check_target(out: Path) -> None:
+    """A report may be written again, anything else is left alone.
+
+    Raises:
+        RunError: something else is there.
+    """
+    if out.is_dir():
+        raise RunError(f"{out}: is a folder; --out names the file to write, such as {out}/report.html")
+    if out.exists() and MARK.encode() not in out.read_bytes()[:200]:
+        raise RunError(f"{out}: exists and is no report of fledge's; choose another --out")
+
+
+def gather(stages: Sequence[Stage]) -> dict[str, Any]:
+    """All facts of the page, ready for JSON."""
+    names = _names([stage.path for stage in stages])
+    problems: list[str] = []
+    shown, ages, numbers = [], [], []
+    for stage in stages:
+        run_id = names[stage.path.resolve()]
+        metrics, num_bad_metrics = run_facts.read_lines(stage.path / "metrics.jsonl")
+        samples, num_bad_samples = run_facts.read_lines(stage.path / "samples.jsonl")
+        for file, count in (("metrics.jsonl", num_bad_metrics), ("samples.jsonl", num_bad_samples)):
+            if count:
+                problems.append(f"{stage.path}/{file}: {count} damaged lines are left out")
+        problems += _broken_links(stage)
+        result = run_facts.read_object(stage.path / "result.json")
+        shown.append(_stage(stage, names, metrics, result))
+        ages += [{"run": run_id, **age} for age in run_facts.ages(samples)]
+        for card in run_facts.own_numbers(result or {}):
+            rows = [{**row, "label": row["label"] or run_id} for row in card["rows"]]
+            numbers.append({**card, "rows": rows, "task": run_id, "note": "measured by the run itself"})
+    return {
+        "title": names[stages[-1].path.resolve()],
+        "version": metadata.version("fledge-lm"),
+        "stages": shown,
+        "ages": ages,
+        "numbers": numbers + _evaluations(stages, names),
+        "lower_is_better": sorted(harness.LOWER_IS_BETTER | {"validation_bits_per_byte", "validation_loss"}),
+        "units": METRICS,
+        "problems": problems,
+    }
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A short name for each run: its folder's, with the folder above where two would be the same."""
+    count = Counter(path.resolve().name for path in paths)
+    return {
+        path: path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}"
+        for path in (path.resolve() for path in paths)
+    }
+
+
+def _broken_links(stage: Stage) -> list[str]:
+    said = {"changed": "is not what it was when this run used it", "missing": "is not on this disk any more"}
+    return [
+        f"{stage.path}: its {link.kind}, {link.path}, {said[link.state]}"
+        for link in stage.links
+        if link.state in said
+    ]
+
+
+def _stage(
+    stage: Stage, names: dict[Path, str], metrics: list[dict[str, Any]], result: dict[str, Any] | None
+) -> dict[str, Any]:
+    record, own = stage.record, result or {}
+    last = {key: value for line in metrics for key, value in line.items()}
+    command = str(record.get("command", ""))
+    typed = [str(word) for word in record.get("argv", [])]
+    floors = {key: own[key] for key in own if key.startswith("floor_") and key.endswith("_bits_per_byte")}
+    return {
+        "name": names[stage.path.resolve()],
+        "path": str(stage.path),
+        "command": command,
+        "typed": shlex.join(["fledge", *typed]),
+        # A life in one process has one command line; this one repeats the stage alone.
+        "alone": None
+        if command in " ".join(typed)
+        else shlex.join(["fledge", *command.split(), "--config", f"{stage.path}/config.yaml"]),
+        "parents": [
+            {
+                "name": names.get(link.path.resolve(), str(link.path)),
+                "kind": link.kind,
+                "sha256": link.sha256,
+                "state": link.state,
+            }
+            for link in stage.links
+        ],
+        "sources": stage.sources,
+        "product": stage.product,
+        "finished": result is not None,
+        "facts": {
+            "seed": record.get("seed"),
+            "commit": record.get("git_commit"),
+            **{f"version of {name}": value for name, value in record.get("versions", {}).items()},
+        },
+        "result": run_facts.flat(own),
+        "curves": run_facts.curves(metrics),
+        "levels": {key.removesuffix("_bits_per_byte").replace("_", ": "): floors[key] for key in floors},
+        "confusion": run_facts.confusion(own),
+        "cost": {
+            "parameters": own.get("parameters"),
+            "steps": own.get("steps", last.get("step")),
+            "tokens": last.get("tokens", own.get("tokens")),
+            "elapsed_s": own.get("elapsed_s", last.get("elapsed_s")),
+            "cpu_s": own.get("cpu_s"),
+        },
+    }
+
+
+def _evaluations(stages: Sequence[Stage], names: dict[Path, str]) -> list[dict[str, Any]]:
+    """One card for each metric of each task, with a row for each run; only what is comparable shares a card."""
+    cards: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for stage in stages:
+        for result in results.read_all(stage.path):
+            limit = result["settings"].get("limit")
+            note = f"first {limit} of each set" if limit else ""
+            for metric, found in result["metrics"].items():
+                key = (result["task"], metric, result["task_sha256"])
+                card = cards.setdefault(
+                    key, {"task": result["task"], "metric": metric, "note": note, "rows": [], "marks": {}}
+                )
+                estimate = {name: found.get(name) for name in ("value", "low", "high", "n")}
+                card["rows"].append({"label": names[stage.path.resolve()], "kind": "model", **estimate})
+                # The harness gives one baseline a metric, and for some the best that can be had.
+                card["marks"] |= {k: found[k] for k in ("baseline", "ceiling") if found.get(k) is not None}
+    for card in cards.values():
+        for kind, value in card.pop("marks").items():
+            row = {"baseline": ("baseline", "baseline"), "ceiling": ("best", "best possible")}[kind]
+            card["rows"].append({"kind": row[0], "label": row[1], "value": value})
+    return list(cards.values())
+
+
+def page(life: dict[str, Any]) -> str:
+    """The whole page with its style, script and facts in it."""
+    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in ("plots.js", "page.js"))
+    parts = {
+        "mark": MARK,
+        "style": (PAGE / "page.css").read_text(encoding="utf-8"),
+        "script": script,
+        # The policy admits this very script and no other.
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        # No `<` in it: nothing in a text can end the element that holds it.
+        "life": json.dumps(life, allow_nan=False).replace("<", "\\u003c"),
+    }
+    template = (PAGE / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
