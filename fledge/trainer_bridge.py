@@ -34,10 +34,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # accelerate looks at deepspeed, which else warns that it guesses
+if not torch.cuda.is_available():  # accelerate looks at deepspeed, which else warns that it guesses
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import transformers
 from torch import Tensor, nn
@@ -120,7 +118,8 @@ def train(
         trainer.progress = Progress(**json.loads((resumed / PROGRESS).read_text(encoding="utf-8")))
     progress = trainer.progress
     if progress.stopped_early_of != settings.run.max_steps and progress.step < settings.run.max_steps:
-        progress.stopped_early_of = None
+        if progress.stopped_early_of:  # asked for more since
+            progress.stopped_early_of, progress.checks_since_best = None, 0
         with folder.stopping_politely(), trainer.shown():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         is_done = progress.step == settings.run.max_steps or progress.stopped_early_of
@@ -160,15 +159,11 @@ class _Contract(Trainer):
     # --- data and loss ---
 
     def get_train_dataloader(self) -> Any:
-        """All batches of the run, as one pass: resuming skips those that were read."""
+        """All batches of the run as one pass, of which resuming skips those that were read."""
         batch, run = self.settings.batch, self.settings.run
         size = batch.microbatch or batch.examples
         order = BatchOrder(
-            len(self.job.examples),
-            size,
-            run.max_steps * (batch.examples // size),
-            run.seed,
-            self.job.lengths,
+            len(self.job.examples), batch.examples, size, run.max_steps, run.seed, self.job.lengths
         )
         loader: Any = DataLoader(
             self.job.examples,  # type: ignore[arg-type]
@@ -184,16 +179,12 @@ class _Contract(Trainer):
         return torch.tensor(max(1, sum(self.job.num_targets(b) for b in batch_samples)), device=device)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """This microbatch's share of the step's mean loss."""
         loss = self.job.loss(model, inputs) / num_items_in_batch
         if not torch.isfinite(loss):
-            raise self._not_finite(f"the loss is {float(loss)}")
+            raise self._not_finite(f"the loss is {loss.item()}")
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -278,8 +269,7 @@ class _Contract(Trainer):
         """Write a line of metrics.jsonl from what the trainer has measured."""
         if "loss" not in logs:
             return  # the trainer's own summary at the end
-        tokens = self.progress.tokens - self._tokens_before
-        speed = tokens / max(self._busy_s, 1e-9)
+        speed = (self.progress.tokens - self._tokens_before) / max(self._busy_s, 1e-9)
         line = {
             "step": self.progress.step,
             "loss": logs["loss"],
@@ -357,17 +347,12 @@ def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    parts["processing_class"] = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=job.tokenizer.inner, **job.tokenizer.roles
+    )
     # The contract's loader gives the batches; TRL only looks at what a row has.
     shown = datasets.Dataset.from_list([{"input_ids": [0], "labels": [0]}])
-    return _Sft(
-        args=arguments,
-        train_dataset=shown,
-        processing_class=transformers.PreTrainedTokenizerFast(
-            tokenizer_object=job.tokenizer.inner, **job.tokenizer.roles
-        ),
-        data_collator=job.collate,
-        **parts,
-    )
+    return _Sft(args=arguments, train_dataset=shown, data_collator=job.collate, **parts)
 
 
 def pack(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], row_tokens: int) -> Any:

@@ -4,42 +4,60 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# Batches in which examples are sorted by length before they are cut into batches: enough for little padding, few
-# enough that an epoch stays well mixed.
-BUCKET_BATCHES = 50
+# Steps whose examples are sorted by length before they are cut into batches: enough for little padding, few enough
+# that a pass stays well mixed.
+BUCKET_STEPS = 50
 
 
 class BatchOrder:
-    """The batches of a whole run; batch i is a pure function of the seed and i.
+    """The batches of a whole run, a pure function of the seed: pass after pass over the examples, each shuffled anew.
+
+    A step holds the same examples however it is cut into microbatches; steps go on over the end of a pass.
 
     Args:
-        lengths: of the examples; with them, batches hold examples of about one length.
+        per_step: examples in an optimizer step.
+        microbatch: examples in a batch; divides `per_step`.
+        lengths: of the examples; with them, a step holds examples of about one length.
     """
 
     def __init__(
-        self, num_examples: int, batch_size: int, num_batches: int, seed: int, lengths: Sequence[int] | None
+        self,
+        num_examples: int,
+        per_step: int,
+        microbatch: int,
+        num_steps: int,
+        seed: int,
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        self._num_examples, self._batch_size, self._seed = num_examples, batch_size, seed
-        self._num_batches, self._lengths = num_batches, None if lengths is None else np.asarray(lengths)
+        self._num_examples, self._per_step, self._microbatch = num_examples, per_step, microbatch
+        self._num_steps, self._seed = num_steps, seed
+        self._lengths = None if lengths is None else np.asarray(lengths)
 
     def __len__(self) -> int:
-        return self._num_batches
+        return self._num_steps * (self._per_step // self._microbatch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        left, epoch = self._num_batches, 0
-        while left > 0:
-            batches = self.epoch(epoch)[:left]
-            yield from batches
-            left, epoch = left - len(batches), epoch + 1
+        for step in self._steps():
+            for start in range(0, self._per_step, self._microbatch):
+                yield step[start : start + self._microbatch].tolist()
 
-    def epoch(self, number: int) -> list[list[int]]:
-        """The batches of one pass; each example stands in one of them."""
-        random = np.random.default_rng([self._seed, number])
-        order = random.permutation(self._num_examples)
-        size = self._batch_size
-        if self._lengths is not None:
-            window = size * BUCKET_BATCHES
-            parts = [order[start : start + window] for start in range(0, len(order), window)]
-            order = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
-        batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-        return batches if self._lengths is None else [batches[i] for i in random.permutation(len(batches))]
+    def _steps(self) -> Iterator[np.ndarray]:
+        # No more than a pass, so that no example meets itself in a batch.
+        window = (
+            max(1, min(BUCKET_STEPS, self._num_examples // self._per_step))
+            if self._lengths is not None
+            else 1
+        )
+        waiting, epoch, done = np.empty(0, dtype=np.int64), 0, 0
+        while done < self._num_steps:
+            while len(waiting) < window * self._per_step:
+                random = np.random.default_rng([self._seed, 0, epoch])
+                waiting, epoch = np.concatenate([waiting, random.permutation(self._num_examples)]), epoch + 1
+            taken, waiting = np.split(waiting, [window * self._per_step])
+            order = np.arange(window)
+            if self._lengths is not None:
+                taken = taken[np.argsort(self._lengths[taken], kind="stable")]
+                order = np.random.default_rng([self._seed, 1, done]).permutation(window)
+            steps = taken.reshape(window, self._per_step)[order][: self._num_steps - done]
+            yield from steps
+            done += len(steps)
