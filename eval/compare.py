@@ -1,0 +1,233 @@
+"""`fledge eval compare`: models on the same items, the later ones against the first."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval import harness, intervals, pairing, results
+from eval.config import CompareConfig, TaskConfig
+from eval.harness import DoesNotApply
+from eval.intervals import Difference
+from eval.pairing import Result
+from eval.run import find_suite, with_data
+from eval.subject import Subject
+from fledge import atomic, commands, console
+from fledge.errors import ConfigError, DataError
+
+# Told for orientation; more of them is neither better nor worse.
+NEUTRAL = {"answer_tokens", "ties"}
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A task to compare on."""
+
+    name: str
+    task: TaskConfig
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model's value of one metric, and what it is against the first model's."""
+
+    task: str
+    metric: str
+    model: str
+    value: float  # mean over seeds
+    item_noise: float | None  # half of the 95 % interval that the items leave
+    seed_noise: float | None  # standard deviation over the seeds, where there are several
+    n: int
+    difference: Difference | None = None  # None: the first model, other items, or a metric without items
+    p_holm: float | None = None
+    verdict: str = ""  # worse or better, where p_holm is below 0.05
+
+
+def run(settings: CompareConfig) -> dict[str, Any]:
+    """Compare models; see CompareConfig."""
+    if len(set(settings.models)) < len(settings.models):
+        raise ConfigError("a model stands twice; each is compared with the first one")
+    subjects = {model: _seeds(model, settings) for model in settings.models}
+    lines: list[Line] = []
+    for wanted in _wanted(settings, subjects):
+        lines += _lines(wanted.name, settings.models[0], _measure(wanted, subjects, settings))
+    lines = _judged(lines)
+    if not lines:
+        raise DataError("no task could be measured on these models; name one with --task or --suite")
+    text = _table(lines)
+    console.result(text)
+    if settings.out:
+        atomic.write_file(Path(settings.out), f"# {' | '.join(settings.models)}\n\n{text}\n")
+    return {
+        "model": settings.models[0],
+        "out": settings.out,
+        "lines": [asdict(line) for line in lines],
+        "worse": [asdict(line) for line in lines if line.verdict == "worse"],
+    }
+
+
+def _seeds(model: str, settings: CompareConfig) -> list[Subject]:
+    """The model, or each of the seeds in a run of several."""
+    record = Path(model) / commands.SEEDS
+    names = [model]
+    if record.is_file():
+        seeds = json.loads(record.read_text(encoding="utf-8"))["seeds"]
+        names = [f"{model}/seed-{seed}" for seed in seeds]
+    return [Subject.open(name, settings.device, settings.dtype, settings.batch_size) for name in names]
+
+
+def _wanted(settings: CompareConfig, subjects: dict[str, list[Subject]]) -> list[Wanted]:
+    """The tasks asked for; else those that were measured before on any of the models; else the quick suite."""
+    if not settings.task and not settings.suite:
+        known = _measured_before(settings, [one for group in subjects.values() for one in group])
+        if known:
+            console.note(f"comparing on what was measured before: {', '.join(w.name for w in known)}")
+            return known
+    suite = None if settings.task else find_suite(settings.suite or "quick")
+    limit = settings.limit or (suite.limit if suite else None)
+    first = subjects[settings.models[0]][0]
+    found = []
+    for name in settings.task or (suite.tasks if suite else []):
+        stem, task = harness.find_task(name)
+        try:
+            found.append(Wanted(stem, with_data(stem, task, settings, first), limit))
+        except DoesNotApply as error:
+            if suite is None:
+                raise
+            console.note(f"{name}: left out: {error}")
+    return found
+
+
+def _measured_before(settings: CompareConfig, subjects: Sequence[Subject]) -> list[Wanted]:
+    """Each task, with its data and limit, that some model's run has a result of, of its present weights."""
+    found: dict[str, Wanted] = {}
+    for subject in subjects:
+        for result in results.read_all(subject.run) if subject.run else []:
+            own = result["settings"]
+            if own["dtype"] == settings.dtype and result["model"]["sha256"] == subject.sha256:
+                task = TaskConfig.model_validate(result["config"])
+                found.setdefault(result["task_sha256"], Wanted(result["task"], task, own["limit"]))
+    return list(found.values())
+
+
+def _measure(
+    wanted: Wanted, subjects: dict[str, list[Subject]], settings: CompareConfig
+) -> dict[str, list[Result]]:
+    """The results of a task for each model, one a seed; a model that it can't be measured on is left out aloud."""
+    found: dict[str, list[Result]] = {}
+    for model, seeds in subjects.items():
+        try:
+            found[model] = [
+                results.measured(
+                    one,
+                    wanted.name,
+                    wanted.task,
+                    wanted.limit,
+                    one.run and one.run / results.FOLDER,
+                    settings.fresh,
+                )
+                for one in seeds
+            ]
+        except DoesNotApply as error:
+            console.note(f"{wanted.name}: {model} left out: {error}")
+    return found
+
+
+def _lines(task: str, first_model: str, found: dict[str, list[Result]]) -> list[Line]:
+    """A line for each metric and model."""
+    metrics = dict.fromkeys(metric for seeds in found.values() for metric in seeds[0]["metrics"])
+    return [
+        _line(task, metric, model, seeds, found.get(first_model) if model != first_model else None)
+        for metric in metrics
+        for model, seeds in found.items()
+        if all(metric in result["metrics"] for result in seeds)
+    ]
+
+
+def _line(
+    task: str, metric: str, model: str, seeds: Sequence[Result], first: Sequence[Result] | None
+) -> Line:
+    numbers = [result["metrics"][metric] for result in seeds]
+    values = [float(number["value"]) for number in numbers]
+    halves = [(n["high"] - n["low"]) / 2 for n in numbers if n["low"] is not None]
+    return Line(
+        task,
+        metric,
+        model,
+        statistics.fmean(values),
+        statistics.fmean(halves) if halves else None,
+        statistics.stdev(values) if len(values) > 1 else None,
+        int(numbers[0]["n"]),
+        pairing.difference(first, seeds, metric) if first else None,
+    )
+
+
+def _judged(lines: list[Line]) -> list[Line]:
+    """The lines with p-values corrected for their number, and what is worse or better for certain."""
+    judged = [line for line in lines if line.difference and line.metric not in NEUTRAL]
+    corrected = intervals.holm([line.difference.p for line in judged if line.difference])
+    p_of = {id(line): p for line, p in zip(judged, corrected, strict=True)}
+    return [
+        Line(**(vars(line) | _verdict(line, p_of[id(line)]))) if id(line) in p_of else line for line in lines
+    ]
+
+
+def _verdict(line: Line, p: float) -> dict[str, Any]:
+    assert line.difference is not None
+    is_worse = (line.difference.value > 0) == (line.metric in harness.LOWER_IS_BETTER)
+    return {"p_holm": p, "verdict": ("worse" if is_worse else "better") if p < SIGNIFICANT else ""}
+
+
+def _table(lines: Sequence[Line]) -> str:
+    """The lines as a Markdown table, and below it what has become worse."""
+
+    def cells(line: Line) -> list[str]:
+        d = line.difference
+        return [
+            line.task,
+            line.metric,
+            line.model,
+            f"{line.value:.4f}",
+            "" if line.item_noise is None else f"{line.item_noise:.4f}",
+            "" if line.seed_noise is None else f"{line.seed_noise:.4f}",
+            str(line.n),
+            f"{d.value:+.4f}" if d else "",
+            f"{d.low:+.4f} to {d.high:+.4f}" if d else "",
+            "" if line.p_holm is None else f"{line.p_holm:.4f}",
+            line.verdict,
+        ]
+
+    header = [
+        "task",
+        "metric",
+        "model",
+        "value",
+        "items +-",
+        "seeds +-",
+        "n",
+        "difference",
+        "95 %",
+        "p",
+        "verdict",
+    ]
+    first, worse = lines[0].model, [line for line in lines if line.verdict == "worse"]
+    told = [
+        f"- {line.model}: {line.task} {line.metric} {line.value - line.difference.value:.4f} to {line.value:.4f} "
+        f"({line.difference.value:+.4f})"
+        for line in worse
+        if line.difference
+    ]
+    below = (
+        [f"Worse than {first} for certain:", *told]
+        if told
+        else [f"Nothing is worse than {first} for certain."]
+    )
+    note = (
+        "items +-: half of the 95 % interval; seeds +-: standard deviation; "
+        "p: paired on the same items, corrected for the number of comparisons (Holm)"
+    )
+    return "\n".join([console.table([cells(line) for line in lines], header), "", *below, "", note])
