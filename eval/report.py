@@ -38,7 +38,7 @@ def run(settings: ReportConfig) -> dict[str, Any]:
     for problem in life["problems"]:
         console.warn(problem)
     console.result(f"{out}: {len(stages)} stages, {len(life['ages'])} ages, {len(life['numbers'])} numbers")
-    return {"report": str(out), "stages": [str(stage.path) for stage in stages]}
+    return {"out": str(out), "stages": [str(stage.path) for stage in stages]}
 
 
 def _check_target(out: Path) -> None:
@@ -109,7 +109,6 @@ def _stage(
     last = {key: value for line in metrics for key, value in line.items()}
     command = str(record.get("command", ""))
     typed = [str(word) for word in record.get("argv", [])]
-    floors = {key: own[key] for key in own if key.startswith("floor_") and key.endswith("_bits_per_byte")}
     return {
         "name": names[stage.path.resolve()],
         "path": str(stage.path),
@@ -138,8 +137,8 @@ def _stage(
         },
         "result": run_facts.flat(own),
         "curves": run_facts.curves(metrics),
-        "levels": {key.removesuffix("_bits_per_byte").replace("_", ": "): floors[key] for key in floors},
-        "confusion": run_facts.confusion(own),
+        "levels": run_facts.levels(own),
+        "confusion": {name: own[name] for name in ("labels", "confusion")} if "confusion" in own else None,
         "cost": {
             "parameters": own.get("parameters"),
             "steps": own.get("steps", last.get("step")),

@@ -11,6 +11,13 @@ MAX_POINTS = 600  # of a curve: more than a screen has columns for it
 MAX_AGES = 40  # of a run on the slider
 MAX_PROMPTS = 12
 
+# What is known of the data: name in result.json -> the metric that it is a limit of, what to call it, which limit.
+KNOWN = {
+    "floor_grammar_bits_per_byte": ("validation_bits_per_byte", "knows the grammar", "baseline"),
+    "floor_world_bits_per_byte": ("validation_bits_per_byte", "knows the village", "best"),
+    "bayes_accuracy": ("accuracy", "best possible", "best"),
+}
+
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The objects of a JSON lines file with non-finite numbers as None, and how many lines can't be read."""
@@ -57,20 +64,12 @@ def curves(metrics: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:
     """At most MAX_POINTS, with the lowest and the highest of each stretch: a spike stays."""
-    width = math.ceil(2 * len(points) / MAX_POINTS)
     if len(points) <= MAX_POINTS:
         return points
-    kept = []
-    for start in range(0, len(points), width):
-        stretch = points[start : start + width]
-        ends = {min(stretch, key=_height)[0]: min(stretch, key=_height)}
-        ends[max(stretch, key=_height)[0]] = max(stretch, key=_height)
-        kept += [ends[step] for step in sorted(ends)]
-    return kept
-
-
-def _height(point: list[float]) -> float:
-    return point[1]
+    width, last = math.ceil(2 * len(points) / (MAX_POINTS - 1)), len(points) - 1
+    stretches = [range(start, min(start + width, last + 1)) for start in range(0, last + 1, width)]
+    kept = {pick(stretch, key=lambda i: points[i][1]) for stretch in stretches for pick in (min, max)}
+    return [points[i] for i in sorted(kept | {last})]
 
 
 def ages(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,57 +97,54 @@ def _is_token(token: Any) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    """A prompt as it is read: text, or messages one below the other, up to where the answer begins."""
+    """A prompt as it is read: text, or messages one below the other."""
     if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
-        return "".join(f"{m.get('role', '?')}: {m['content']}\n" for m in value) + "assistant: "
+        return "\n".join(f"{m.get('role', '?')}: {m['content']}" for m in value)
     return str(value)
 
 
 def own_numbers(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a command measured itself and has something to compare with: a before, baselines, known limits.
+    """What a command measured itself and gave something to compare with: a before, baselines, known limits.
 
     Returns:
-        [{metric, rows: [{label, kind: model | baseline | best, value, low?, high?, n?}]}].
+        [{metric, rows: [{label, kind: model | baseline | best, value, low?, high?, n?}]}]; the first row is its own.
     """
-    test = result.get("test") if isinstance(result.get("test"), dict) else {}
-    measured = {**result, **(test or {})}
+    measured = {**result, **(result.get("test") or {})}
     others: dict[str, list[dict[str, Any]]] = {}
     for name, values in (result.get("baselines") or {}).items():
-        for metric, value in values.items() if isinstance(values, dict) else []:
-            others.setdefault(metric, []).append({"label": name, "kind": "baseline", **_estimate(value)})
-    for metric in measured:
-        stem, _, word = metric.rpartition("_")
-        if word == "before" and (stem in measured or f"{stem}_after" in measured):
-            others.setdefault(stem, []).append(
-                {"label": "before", "kind": "baseline", **_estimate(measured[metric])}
-            )
-            measured = {**measured, stem: measured.get(stem, measured.get(f"{stem}_after"))}
-    for metric, known in (("floor_grammar", "baseline"), ("floor_world", "best")):
-        if f"{metric}_bits_per_byte" in result:
-            label = {"baseline": "knows the grammar", "best": "knows the village"}[known]
-            value = result[f"{metric}_bits_per_byte"]
-            others.setdefault("validation_bits_per_byte", []).append(
-                {"label": label, "kind": known, "value": value}
-            )
+        for metric, value in values.items() if isinstance(values, dict) else [("accuracy", values)]:
+            others.setdefault(metric, []).append({"label": name, "kind": "baseline", "value": value})
+    for name, value in result.items():
+        stem = name.removesuffix("_before")
+        if stem != name:
+            measured.setdefault(stem, result.get(f"{stem}_after"))
+            others.setdefault(stem, []).append({"label": "before", "kind": "baseline", "value": value})
+        if name in KNOWN:
+            metric, label, kind = KNOWN[name]
+            others.setdefault(metric, []).append({"label": label, "kind": kind, "value": value})
     cards = []
     for metric, rows in others.items():
-        rows = [{"label": "", "kind": "model", **_estimate(measured.get(metric))}, *rows]
-        rows = [row for row in rows if _is_number(row.get("value"))]
-        if rows and rows[0]["kind"] == "model":
-            cards.append({"metric": metric, "rows": rows})
+        own = {"label": "", "kind": "model", "value": measured.get(metric)}
+        if metric in (result.get("intervals") or {}):
+            own |= dict(zip(("low", "high"), result["intervals"][metric], strict=True))
+            own |= {"n": result.get("test_rows")}
+        if _is_number(own["value"]):
+            cards.append({"metric": metric, "rows": [own, *(r for r in rows if _is_number(r["value"]))]})
     return cards
 
 
-def confusion(result: dict[str, Any]) -> dict[str, Any] | None:
-    """{labels, counts: rows are the true labels} of a classifier's result, whether it stands in `test` or beside."""
-    for place in (result.get("test"), result):
-        found = place.get("confusion") if isinstance(place, dict) else None
-        if isinstance(found, dict) and "counts" in found:
-            return {"labels": list(map(str, found["labels"])), "counts": found["counts"]}
-        if isinstance(found, list) and found:
-            labels = result.get("labels") or range(len(found))
-            return {"labels": list(map(str, labels)), "counts": found}
-    return None
+def levels(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Horizontal lines that belong into a chart: metric -> name -> value."""
+    found = {
+        "bits_per_byte": {
+            KNOWN[name][1]: result.get(name) for name in KNOWN if name.endswith("_bits_per_byte")
+        },
+        "loss": {"before": result.get("validation_loss_before")},
+    }
+    return {
+        metric: {name: value for name, value in lines.items() if _is_number(value)}
+        for metric, lines in found.items()
+    }
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -160,13 +156,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif not isinstance(value, list):
             found[prefix + name] = value
     return found
-
-
-def _estimate(value: Any) -> dict[str, Any]:
-    """A number, or one with its interval."""
-    if isinstance(value, dict):
-        return {key: value[key] for key in ("value", "low", "high", "n") if _is_number(value.get(key))}
-    return {"value": value}
 
 
 def _is_number(value: Any) -> bool:

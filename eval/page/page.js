@@ -59,7 +59,7 @@ function growing() {
     slider.setAttribute("aria-valuetext", text);
     for (const button of $("marks").children)
       button.setAttribute("aria-pressed", place >= button.dataset.first && place <= button.dataset.last);
-    $("answers").replaceChildren(...age.answers.map(answer));
+    $("answers").replaceChildren(...age.answers.map((found) => answer(found, !stage.command.startsWith("pretrain"))));
     $("token").textContent = age.answers.some((a) => a.tokens) ? "Darker: the model was surer of this token. Point at one or tap it." : "";
   }
   slider.addEventListener("input", () => { stop(); draw(); });
@@ -81,14 +81,15 @@ function growing() {
   draw();
 }
 
-function answer({ prompt, text, tokens }) {
+// What a base model writes goes on from the prompt; an answer stands below it.
+function answer({ prompt, text, tokens }, isChat) {
   const written = tokens ? tokens.map(([piece, p]) => {
     const isEnd = piece === "";
     const shown = html("span", { class: isEnd ? "token end" : "token", "data-p": p, "data-piece": isEnd ? "(end)" : JSON.stringify(piece), title: `${number(p * 100)} %` }, isEnd ? "\u25a0" : piece);
     shown.style.setProperty("--p", p);
     return shown;
   }).filter((node, i, all) => !node.classList.contains("end") || i === all.length - 1) : text;
-  return html("article", { class: "answer" }, html("span", { class: "prompt" }, prompt), written);
+  return html("article", { class: "answer" }, html(isChat ? "div" : "span", { class: "prompt" }, prompt), written);
 }
 
 // --- lineage ---
@@ -165,7 +166,7 @@ function numbers() {
 
 // Curves that are told together; every other number of metrics.jsonl gets a chart of its own.
 const CHARTS = [
-  { title: "Loss", series: { bits_per_byte: ["training", "thin"], validation_bits_per_byte: ["validation", "dots"] }, isLog: true, hasLevels: true, hides: ["loss", "validation_loss"] },
+  { title: "Loss", series: { bits_per_byte: ["training", "thin"], validation_bits_per_byte: ["validation", "dots"] }, isLog: true, hides: ["loss", "validation_loss"] },
   { title: "Loss", series: { loss: ["training", "thin"], validation_loss: ["validation", "dots"] }, isLog: true },
   { title: "Reward over KL", series: { reward_kl: ["", "dots"] }, unit: "each point one step", xLabel: "KL from the reference" },
   { title: "Learning rate", series: { learning_rate: ["", ""] } },
@@ -181,7 +182,7 @@ function charts(stage) {
     if (!names.length) continue;
     [...names, ...(chart.hides || [])].forEach((name) => left.delete(name));
     const series = names.map((name) => ({ points: stage.curves[name], label: chart.series[name][0], kind: chart.series[name][1], ends: name === "reward_kl" }));
-    drawn.push(lineChart({ unit: life.units[names[0]], ...chart, series, levels: chart.hasLevels ? stage.levels : {} }));
+    drawn.push(lineChart({ unit: life.units[names[0]], ...chart, series, levels: stage.levels[names[0]] }));
   }
   for (const name of [...left].sort()) {
     const points = stage.curves[name];
@@ -191,7 +192,7 @@ function charts(stage) {
   return drawn;
 }
 
-function confusion({ labels, counts }) {
+function confusion({ labels, confusion: counts }) {
   const rows = counts.map((row, i) => {
     const total = row.reduce((a, b) => a + b, 0) || 1;
     return [labels[i], ...row.map((count, j) => {

@@ -127,7 +127,8 @@ def whole_life(tmp_path: Path) -> Path:
         parents=(runs / "base" / "model",),
         data=[{"source": "sms.tsv"}],
         result={
-            "test": {"accuracy": 0.95, "f1": 0.9, "confusion": [[480, 7], [20, 93]]},
+            "test": {"accuracy": 0.95, "f1": 0.9},
+            "confusion": [[480, 7], [20, 93]],
             "labels": ["ham", "spam"],
             "baselines": {
                 "majority": {"accuracy": 0.81, "f1": 0.0},
@@ -135,7 +136,12 @@ def whole_life(tmp_path: Path) -> Path:
             },
         },
     )
-    make_run(runs / "rm", "rlhf reward", parents=(runs / "chat" / "model",), result={"accuracy": 0.7})
+    make_run(
+        runs / "rm",
+        "rlhf reward",
+        parents=(runs / "chat" / "model",),
+        result={"accuracy": 0.7, "baselines": {"length": 0.6}},
+    )
     make_run(
         runs / "ppo",
         "rlhf ppo",
@@ -187,7 +193,7 @@ def test_the_age_slider_goes_from_the_untrained_model_to_the_last_stage(
         *[("ppo", step) for step in (10, 20)],
     ]
     assert ages[0]["answers"][0]["tokens"][0] == [" a", 0.01]
-    assert ages[3]["answers"][0]["prompt"] == "user: Who is Ada?\nassistant: "
+    assert ages[3]["answers"][0]["prompt"] == "user: Who is Ada?"  # messages, as they are read
 
 
 def test_a_moved_folder_of_runs_finds_its_parents_by_hash(whole_life: Path, tmp_path: Path) -> None:
@@ -227,20 +233,24 @@ def test_numbers_of_a_task_stand_on_one_card_with_their_floor(whole_life: Path, 
 
 def test_what_runs_measured_stands_beside_their_baselines() -> None:
     result = {
-        "test": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}, "f1": 0.8},
-        "baselines": {"majority": {"accuracy": 0.5}},
-        "validation_loss_before": 3.0,
-        "validation_loss": 2.0,
+        "test": {"accuracy": 0.9, "log_loss": 0.3},
+        "test_rows": 50,
+        "intervals": {"accuracy": [0.8, 0.95], "log_loss": [0.2, 0.4]},
+        "baselines": {"majority": {"accuracy": 0.5, "f1": 0.0}},
+        "bayes_accuracy": 0.97,
+        "reward_before": 0.1,
+        "reward_after": 0.4,
     }
     cards = {card["metric"]: card["rows"] for card in run_facts.own_numbers(result)}
     assert cards == {
         "accuracy": [
-            {"label": "", "kind": "model", "value": 0.9, "low": 0.8, "high": 0.95},
+            {"label": "", "kind": "model", "value": 0.9, "low": 0.8, "high": 0.95, "n": 50},
             {"label": "majority", "kind": "baseline", "value": 0.5},
+            {"label": "best possible", "kind": "best", "value": 0.97},
         ],
-        "validation_loss": [
-            {"label": "", "kind": "model", "value": 2.0},
-            {"label": "before", "kind": "baseline", "value": 3.0},
+        "reward": [
+            {"label": "", "kind": "model", "value": 0.4},
+            {"label": "before", "kind": "baseline", "value": 0.1},
         ],
     }
 
@@ -408,6 +418,7 @@ def test_every_plot_is_drawn_and_no_text_becomes_markup(whole_life: Path, tmp_pa
         "chat: validation loss",
         "spam: accuracy",
         "spam: f1",
+        "rm: accuracy",
         "ppo: reward",
     ]
     assert sorted(drawn) == sorted(
