@@ -1,0 +1,62 @@
+"""Scores of a reward model: any folder for sequence classification with one label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fledge.data.messages import Message
+from fledge.errors import ModelError
+from fledge.models import classifier
+from fledge.models.classifier import Classifier
+from tokenizer import chat
+
+BATCH_TOKENS = 4096  # at once, padding included; changes no score
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A loaded reward model."""
+
+    inner: Classifier
+
+    @classmethod
+    def open(cls, path: str, device: str = "cpu") -> "RewardModel":
+        """Load a run, model folder or hub name.
+
+        Raises:
+            ModelError: no classifier, or one of several labels.
+        """
+        loaded = classifier.load(path, device)
+        if len(loaded.labels) != 1:
+            raise ModelError(f"{path}: a classifier of {len(loaded.labels)} labels; a reward model has one")
+        return cls(loaded)
+
+    def score(self, prompts: Sequence[Sequence[Message]], answers: Sequence[str]) -> list[float]:
+        """The reward of each answer to its prompt, in the model's chat template where it has one.
+
+        A conversation that is too long for the context loses its beginning.
+        """
+        ids = [self._ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        pad_id, model = self.inner.pad_id, self.inner.model
+        rewards = [0.0] * len(ids)
+        with torch.inference_mode():
+            for rows in classifier.by_length([len(row) for row in ids], BATCH_TOKENS):
+                batch = classifier.pad([ids[row] for row in rows], pad_id).to(model.device)
+                logits: Any = model(input_ids=batch, attention_mask=(batch != pad_id).long()).logits
+                for row, reward in zip(rows, logits[:, 0].float().tolist(), strict=True):
+                    rewards[row] = reward
+        return rewards
+
+    def _ids(self, prompt: Sequence[Message], answer: str) -> list[int]:
+        tokenizer = self.inner.tokenizer
+        messages = [*prompt, {"role": "assistant", "content": answer}]
+        if tokenizer.chat_template is not None:
+            ids = chat.render(tokenizer, messages).ids
+        else:
+            ids = tokenizer.encode("\n\n".join(message["content"] for message in messages))
+        limit = (
+            getattr(self.inner.model.config, "max_position_embeddings", None) or classifier.CONTEXT_DEFAULT
+        )
+        return ids[-limit:] or [tokenizer.end_of_text_id]
