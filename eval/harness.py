@@ -44,7 +44,15 @@ from fledge.errors import ConfigError, DataError
 TASKS = Path(__file__).resolve().parent / "tasks"
 
 # Metrics of which less is better; of all others more.
-LOWER_IS_BETTER = {"bits_per_byte", "perplexity", "nats_per_token"}
+LOWER_IS_BETTER = {
+    "bits_per_byte",
+    "perplexity",
+    "nats_per_token",
+    "log_loss",
+    "longest_run",
+    "longest_run_of_all",
+    "recited",
+}
 
 
 class DoesNotApply(DataError):
@@ -111,10 +119,10 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     started = time.perf_counter()
     kind = find_kind(task.kind, f"kind {task.kind}")
     scores = (kind.measure if hasattr(kind, "measure") else _measure_items)(subject, task, limit)
-    sets = _by_set(scores.items)
+    sets = by_set(scores.items)
     names = dict.fromkeys(name for item in scores.items for name in item.values)
-    estimates = {name: {key: _estimate(items, name) for key, items in sets.items()} for name in names}
-    whole = {name: intervals.mean_of(list(by_set.values())) for name, by_set in estimates.items()}
+    estimates = {name: {key: estimate(items, name) for key, items in sets.items()} for name in names}
+    whole = {name: intervals.mean_of(list(found.values())) for name, found in estimates.items()}
     per_set = {key: {name: estimates[name][key] for name in names} for key in sets} if len(sets) > 1 else {}
     return {
         "metrics": {
@@ -175,14 +183,14 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
     return Scores(scored, kind.baselines(items), pooled, settings=template | settings)
 
 
-def _by_set(items: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:
+def by_set(items: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:
     sets: dict[str, list[ItemScore]] = {}
     for item in items:
         sets.setdefault(item.set, []).append(item)
     return sets
 
 
-def _estimate(items: Sequence[ItemScore], name: str) -> Estimate:
+def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
     """A metric over the items of one set."""
     found = [(item, item.values[name]) for item in items if name in item.values]
     values = [value if isinstance(value, Ratio) else Ratio(value, 1.0) for _, value in found]
