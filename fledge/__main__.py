@@ -46,10 +46,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(message: str, code: int, arguments: list[str]) -> int:
+    from fledge import console
+
     if "--debug" in arguments:
         traceback.print_exc()
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        console.note(f"error: {line}")
     return code
 
 

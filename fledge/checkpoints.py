@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fledge import atomic
+from fledge import atomic, processes
 from fledge.console import warn
 from fledge.lineage import sha256_file
 
@@ -76,7 +76,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 def prune(folder: Path, keep: int, best_step: int | None = None) -> None:
     """Delete all but the newest `keep` checkpoints and the best one."""
-    for checkpoint in listed(folder)[:-keep]:
+    for checkpoint in listed(folder)[:-keep] if processes.is_first() else []:
         if step_of(checkpoint) != best_step:
             doomed = atomic.partial_path(checkpoint)
             checkpoint.rename(doomed)
@@ -85,7 +85,7 @@ def prune(folder: Path, keep: int, best_step: int | None = None) -> None:
 
 def drop_after(folder: Path, step: int) -> None:
     """Delete checkpoints newer than a step (a roll-back, or damaged ones that will be written again)."""
-    for checkpoint in listed(folder):
+    for checkpoint in listed(folder) if processes.is_first() else []:
         if step_of(checkpoint) > step:
             doomed = atomic.partial_path(checkpoint)
             checkpoint.rename(doomed)

@@ -3,6 +3,7 @@
 The command line and the demo both call `execute`, so there is one way in which a stage is run.
 """
 
+import contextlib
 import importlib
 import json
 import statistics
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fledge import atomic, checkpoints, config, console, lineage, rundir
+from fledge import atomic, checkpoints, config, console, lineage, processes, rundir
 from fledge.config import CommandConfig, FieldPath
 from fledge.errors import FledgeError, Interrupted, RunError, UsageError
 
@@ -34,15 +35,23 @@ def execute(
     run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
     if not resolved.makes_run:
         return _timed(resolved, None, lambda: run(resolved))
-    folder = rundir.create(resolved, out, options)
-    try:
-        with folder:
-            console.note(f"run folder: {folder.path}")
-            return _timed(resolved, folder.path, lambda: run(resolved, folder))
-    except FledgeError as error:
-        if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
-            rundir.discard_if_empty(folder.path)
-        raise
+    with _joined(type(resolved)):
+        folder = rundir.shared(lambda: rundir.create(resolved, out, options))
+        try:
+            with folder:
+                console.note(f"run folder: {folder.path}")
+                return _timed(resolved, folder.path, lambda: run(resolved, folder))
+        except FledgeError as error:
+            if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
+                rundir.discard_if_empty(folder.path)
+            raise
+
+
+def _joined(config_class: type[CommandConfig]) -> contextlib.AbstractContextManager[None]:
+    """The block in which the processes of a run work together; an error if the command runs in one only."""
+    if not config_class.distributed:
+        processes.require_one(f"fledge {config_class.stage} {config_class.command}")
+    return processes.joined()
 
 
 def resume(
@@ -57,10 +66,11 @@ def resume(
     """
     if (path / SEEDS).is_file():
         return _resume_seeds(config_class, path, file, overrides)
-    with rundir.reopen(path) as folder:
+    with _joined(config_class), rundir.shared(lambda: rundir.reopen(path)) as folder:
         resolved = resumed_config(config_class, path, file, overrides)
-        done = rundir.read_result(path)
-        if done is not None and not _asks_for_more(config_class, path, resolved):
+        wants_more = _asks_for_more(config_class, path, resolved)
+        done = processes.same(rundir.read_result(path))  # all have read before one writes
+        if done is not None and not wants_more:
             console.note(f"{path}: finished already; nothing to do (ask for more with --run.max-steps)")
             return done
         if done is not None and folder.resumes_from is None:
@@ -68,7 +78,8 @@ def resume(
                 f"{path}: finished, and has no whole checkpoint left to go on from; "
                 f"train its model further in a new run, with --init {path}"
             )
-        (path / "result.json").unlink(missing_ok=True)
+        if processes.is_first():
+            (path / "result.json").unlink(missing_ok=True)
         folder.freeze(resolved)
         if folder.resumes_from is None:
             rundir.restart(folder)
@@ -85,6 +96,7 @@ def execute_seeds(
     resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]
 ) -> Result:
     """Run a training command once a seed, in `RUN/seed-<n>`, and write one summary with mean and spread."""
+    processes.require_one("--seeds")
     path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")
     rundir.make_folder(path)
     atomic.write_file(path / "config.yaml", config.dump(resolved))
@@ -100,6 +112,7 @@ def execute_seeds(
 def _resume_seeds(
     config_class: type[CommandConfig], path: Path, file: Path | None, overrides: Mapping[FieldPath, Any]
 ) -> Result:
+    processes.require_one("--seeds")
     record = json.loads((path / SEEDS).read_text(encoding="utf-8"))
     resolved = resumed_config(config_class, path, file, overrides)
 
@@ -163,7 +176,7 @@ def _timed(resolved: CommandConfig, path: Path | None, run: Any) -> Result:
         "cpu_s": round(time.process_time() - cpu, 3),
     }
     complete = common | result
-    if path is not None:
+    if path is not None and processes.is_first():
         atomic.write_file(path / "result.json", json.dumps(complete, indent=1))
     return complete
 

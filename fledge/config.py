@@ -33,6 +33,7 @@ class CommandConfig(Config):
     command: ClassVar[str]
     makes_run: ClassVar[bool] = True
     trains: ClassVar[bool] = False
+    distributed: ClassVar[bool] = False  # can run in several processes
     # Settings that a resumed run may change; "more" may only grow.
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {}
 

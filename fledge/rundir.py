@@ -1,6 +1,7 @@
 """Run folders: created once, locked while in use, never overwritten; parts written beside and renamed."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -8,12 +9,12 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from fledge import atomic, checkpoints, config, lineage
+from fledge import atomic, checkpoints, config, lineage, processes
 from fledge.config import CommandConfig
 from fledge.errors import Interrupted, RunError
 from fledge.metrics_log import MetricsLog, check_trackers, whole_lines
@@ -55,9 +56,14 @@ class RunFolder:
         record = lineage.read(self.path) | facts
         self.write("lineage.json", json.dumps(record, indent=1))
 
-    def checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
-        """A folder to fill with all that resuming from `step` needs."""
-        return checkpoints.write(self.checkpoints, step)
+    @contextlib.contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """A folder that all processes fill with what resuming from `step` needs."""
+        with checkpoints.write(self.checkpoints, step) as partial:
+            processes.wait_for_all()
+            yield partial
+            processes.wait_for_all()
+        processes.wait_for_all()
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one object to metrics.jsonl (and to the trackers)."""
@@ -99,8 +105,8 @@ class RunFolder:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether SIGTERM or Ctrl-C came; a loop then writes a checkpoint and calls `interrupted`."""
-        return self._stop.is_set()
+        """Whether SIGTERM or Ctrl-C came to any process; a loop then writes a checkpoint and calls `interrupted`."""
+        return processes.total(self._stop.is_set()) != [0]
 
     def interrupted(self, step: int) -> Interrupted:
         """The error that ends a run that was asked to stop and has written its checkpoint."""
@@ -134,6 +140,45 @@ class RunFolder:
         if self._metrics is not None:
             self._metrics.close()
         self._lock.close()
+
+
+class FollowersFolder(RunFolder):
+    """What a process other than the first has of the run folder: it reads, and writes its part of checkpoints."""
+
+    def __init__(self, path: Path, resumes_from: Path | None) -> None:
+        super().__init__(path, io.StringIO())
+        self.resumes_from = resumes_from
+
+    @contextlib.contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """The folder that the first process has made, and will give its name."""
+        processes.wait_for_all()
+        yield atomic.partial_path(self.checkpoints / checkpoints.name_of(step))
+        processes.wait_for_all()
+        processes.wait_for_all()
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Nothing: the first process writes."""
+
+    def freeze(self, resolved: CommandConfig) -> None:
+        """Nothing: the first process writes."""
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Nothing: the first process writes."""
+
+    def log_sample(self, sample: dict[str, Any]) -> None:
+        """Nothing: the first process writes."""
+
+
+def shared(make: Callable[[], RunFolder]) -> RunFolder:
+    """The run folder that the first process creates or reopens; the others get one that leaves writing to it."""
+    if processes.size() == 1:
+        return make()
+    if processes.is_first():
+        folder = make()
+        processes.same((folder.path, folder.resumes_from))
+        return folder
+    return FollowersFolder(*processes.same(None))
 
 
 def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | None = None) -> RunFolder:
@@ -203,6 +248,8 @@ def reopen(path: Path) -> RunFolder:
 
 def restart(folder: RunFolder) -> None:
     """Clear what a run without a checkpoint had begun, so that it starts again in the same folder."""
+    if not processes.is_first():
+        return
     for name in ("metrics.jsonl", "samples.jsonl"):
         (folder.path / name).unlink(missing_ok=True)
     for name in ("checkpoints", "model"):
@@ -211,7 +258,12 @@ def restart(folder: RunFolder) -> None:
 
 def discard_if_empty(path: Path) -> None:
     """Remove a run folder in which a command has made nothing yet; it must not be locked any more."""
-    if {entry.name for entry in path.iterdir()} <= {"config.yaml", "lineage.json", "seeds.json", ".lock"}:
+    if processes.is_first() and {entry.name for entry in path.iterdir()} <= {
+        "config.yaml",
+        "lineage.json",
+        "seeds.json",
+        ".lock",
+    }:
         shutil.rmtree(path)
 
 
