@@ -1,12 +1,21 @@
-"""One training step on plain PyTorch: forward and backward over microbatches, clip, update."""
+"""One training step on plain PyTorch: forward and backward over microbatches, clip, update.
+
+`fledge.deepspeed_engine` has the same methods.
+"""
 
 import contextlib
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
+from fledge.errors import ConfigError
 from fledge.models.loss import IGNORED
 
 
@@ -23,7 +32,7 @@ class TorchEngine:
     """One process, one device.
 
     Args:
-        model: has `loss(ids_BT, targets_BT) -> scalar`, a mean over the targets.
+        model: called with ids_BT and targets_BT it gives a scalar, the mean loss over the targets.
         clip_norm: the largest gradient norm; 0 clips nothing.
         dtype: of the forward and backward pass; weights and optimizer stay as they are (float32).
     """
@@ -40,11 +49,38 @@ class TorchEngine:
         self._clip_norm, self._device, self._dtype = clip_norm, device, dtype
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which the forward pass runs."""
+        self._is_compiled = False
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device, dtype=self._dtype)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Eager, in the training's number format."""
+        with self.whole_weights(), self._autocast():
+            yield
+
+    def whole_weights(self) -> contextlib.AbstractContextManager[Any]:
+        """Eager: other shapes than the training's would be compiled anew."""
+        return torch.compiler.set_stance("force_eager") if self._is_compiled else contextlib.nullcontext()
+
+    def compile(self) -> None:
+        """Compile the model's blocks in place; names of weights stay."""
+        require_compiler()
+        for block in self.model.blocks:  # type: ignore[union-attr]
+            block.compile()
+        self._is_compiled = True
+
+    def save(self, checkpoint: Path) -> dict[str, Any]:
+        """All of it is in the state."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Take over what `save` has kept."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def set_learning_rate(self, share: float) -> float:
         """Set every group to a share of its peak; returns the last group's learning rate."""
@@ -65,8 +101,8 @@ class TorchEngine:
         num_targets = max(1, sum(counts))
         total = torch.zeros((), device=self._device)
         for (ids_BT, targets_BT), count in zip(microbatches, counts, strict=True):
-            with self.autocast():
-                loss = self.model.loss(ids_BT, targets_BT) * (count / num_targets)  # type: ignore[operator]
+            with self._autocast():
+                loss = self.model(ids_BT, targets_BT) * (count / num_targets)
             loss.backward()
             total += loss.detach()
         limit = self._clip_norm or float("inf")
@@ -76,3 +112,30 @@ class TorchEngine:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return result
+
+
+def require_compiler() -> None:
+    """Make sure that torch can compile for a CPU, or for a GPU's launchers.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    names = [os.environ.get("CXX", "g++"), "g++", "clang++", "cl"]
+    if not any(shutil.which(name) for name in names):
+        raise ConfigError("--compile: needs a C++ compiler, and none was found; install g++, or leave it out")
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Keep no activations within a model's blocks: the backward pass computes them again, for less memory."""
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.forward = _Recomputed(block.forward)
+
+
+class _Recomputed:
+    def __init__(self, forward: Any) -> None:
+        self._forward = forward
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self._forward(*arguments)
+        return recomputed(self._forward, *arguments, use_reentrant=False)

@@ -36,9 +36,15 @@ class Batches:
                 "prepare more text, or use a smaller --model.context"
             )
 
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Batch `index` (from 0): ids and targets, int64 (B, T); targets are the ids one further on."""
-        positions = range(index * self._sequences, (index + 1) * self._sequences)
+    def batch(self, index: int, part: int = 0, num_parts: int = 1) -> tuple[Tensor, Tensor]:
+        """Batch `index` (from 0): ids and targets, int64 (B, T); targets are the ids one further on.
+
+        Args:
+            part, num_parts: a process reads its own slice of the rows only; num_parts divides them.
+        """
+        share = self._sequences // num_parts
+        first = index * self._sequences + part * share
+        positions = range(first, first + share)
         rows = np.stack([self._stream.read(self._start(p), self._context + 1) for p in positions])
         rows_BS = torch.from_numpy(rows.astype(np.int64, copy=False))
         return rows_BS[:, :-1].contiguous(), rows_BS[:, 1:].contiguous()

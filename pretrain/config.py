@@ -36,7 +36,7 @@ class BatchConfig(Config):
     microbatch: int | None = Field(
         None,
         ge=1,
-        description="in one forward and backward; must divide `sequences`; none: all",
+        description="a process, in one forward and backward; must divide `sequences`; none: all",
         json_schema_extra={"unit": "sequences"},
     )
 
@@ -44,6 +44,45 @@ class BatchConfig(Config):
     def _divides(self) -> "BatchConfig":
         if self.microbatch and self.sequences % self.microbatch:
             raise ValueError(f"microbatch {self.microbatch} does not divide sequences {self.sequences}")
+        return self
+
+
+class EngineConfig(Config):
+    """What makes the steps: plain PyTorch in one process, or DeepSpeed in one or several."""
+
+    kind: Literal["auto", "torch", "deepspeed"] = Field(
+        "auto", description="auto: deepspeed where there are several processes or a ZeRO stage, else torch"
+    )
+    zero: int | None = Field(
+        None,
+        ge=0,
+        le=3,
+        description="what DeepSpeed shares out over the processes. 1: optimizer, 2: and gradients, 3: and weights; "
+        "none: nothing",
+    )
+    bf16: Literal["autocast", "weights"] = Field(
+        "autocast",
+        description="what DeepSpeed makes of run.dtype bfloat16. autocast: as the plain engine does; weights: kept in "
+        "bfloat16, with float32 masters",
+    )
+    recompute: bool = Field(
+        False, description="keep no activations in the blocks: less memory, about a third more time"
+    )
+    patience: float = Field(
+        45,
+        gt=0,
+        description="until a process that makes no progress is given up; without a sign of life after a third of it",
+        json_schema_extra={"unit": "s"},
+    )
+
+    @model_validator(mode="after")
+    def _belongs_to_deepspeed(self) -> "EngineConfig":
+        if self.kind == "torch" and self.zero is not None:
+            raise ValueError("ZeRO is DeepSpeed's; leave out --engine.zero, or use --engine.kind deepspeed")
+        if self.bf16 == "weights" and not self.zero:
+            raise ValueError(
+                "bfloat16 weights need a ZeRO stage that keeps their masters; add --engine.zero 1"
+            )
         return self
 
 
@@ -130,7 +169,8 @@ class TrainConfig(CommandConfig):
     stage: ClassVar[str] = "pretrain"
     command: ClassVar[str] = "train"
     trains: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
+    distributed: ClassVar[bool] = True
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE, "engine.patience": "any"}
 
     data: str = Field(description="token shards: a `pretrain prepare` run, or its shards folder")
     init: str | None = Field(None, description="continue from this model (run, folder or hub name)")
@@ -142,6 +182,11 @@ class TrainConfig(CommandConfig):
     time_budget: str | None = Field(
         None, description="train this long (90s, 3m, 1h30m); the steps are fixed by a probe before step 0"
     )
+    compile: bool = Field(
+        False,
+        description="compile the blocks before the first step: half a minute for about a third more speed",
+    )
+    engine: EngineConfig = EngineConfig()
     model: ModelConfig = ModelConfig()
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from fledge import console, lineage, model_card, plots
+from fledge import console, lineage, model_card, plots, processes
 from fledge.metrics_log import read_metrics
 from fledge.models import folder as model_folder
 from fledge.rundir import RunFolder
@@ -26,6 +26,8 @@ def record_lineage(
     folder: RunFolder, settings: TrainConfig, data: TrainingData, origin: Parent | None
 ) -> None:
     """Write parents, data and tokenizer of a new run to lineage.json."""
+    if not processes.is_first():
+        return
     parents = [lineage.parent(data.path, "shards")]
     if origin:
         parents.append(lineage.parent(origin.path, "model"))
@@ -67,7 +69,7 @@ def finish(
     metrics = read_metrics(folder.path)
     result = {
         "steps": session.counters.step,
-        "parameters": session.model.num_parameters(),
+        "parameters": session.num_parameters,
         "train_loss": next((m["loss"] for m in reversed(metrics) if "loss" in m), None),
         "validation_loss": held_out.loss,
         "validation_bits_per_byte": held_out.bits_per_byte,
@@ -78,6 +80,19 @@ def finish(
     }
     if "parent_data" in before:
         result["parent_validation_bits_per_byte"] = _on_parent_data(session, before["parent_data"])
+    with session.engine.whole_weights():
+        if processes.is_first():
+            _publish(folder, session, data, result, metrics)
+    return result
+
+
+def _publish(
+    folder: RunFolder,
+    session: Session,
+    data: TrainingData,
+    result: dict[str, Any],
+    metrics: list[dict[str, Any]],
+) -> None:
     with folder.publish("model") as partial:
         model_folder.save_model(session.model, partial)
         data.tokenizer.save(partial)
@@ -88,13 +103,12 @@ def finish(
     }
     plots.loss_curve(metrics, folder.path / "loss.png", levels)
     folder.write_summary(_summary(folder, result, data))
-    return result
 
 
 def _on_parent_data(session: Session, path: str) -> float:
     old = TrainingData.open(path)
     settings = session.config
-    windows = old.validation_windows(settings, session.engine.autocast)
+    windows = old.validation_windows(settings, session.engine.evaluation)
     return windows.measure(session.model, PARENT_WINDOWS).bits_per_byte
 
 

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from fledge import console, device
+from fledge import console, device, processes
 from fledge.engine import StepResult
 from pretrain.session import Session
 
@@ -16,9 +16,8 @@ class Meter:
         settings = session.config
         self._session, self._tokens_per_byte = session, tokens_per_byte
         self._tokens_per_step = settings.batch.sequences * settings.model.context
-        self._flops_per_token = session.model.flops_per_token(settings.model.context)
-        self._peak = device.matmul_peak(settings.run.device, settings.run.dtype)
-        self._nominal = device.nominal_peak(settings.run.device)
+        self._peak = processes.size() * device.matmul_peak(settings.run.device, settings.run.dtype)
+        self._nominal = processes.size() * (device.nominal_peak(settings.run.device) or 0.0)
         self._busy_s, self._steps = 0.0, 0
         self._clock = time.perf_counter()
         self.text = ""  # beside the progress bar
@@ -39,7 +38,7 @@ class Meter:
             return {}
         finite = [loss for loss in counters.recent_losses if math.isfinite(loss)]
         tokens_per_s = self._steps * self._tokens_per_step / max(self._busy_s, 1e-9)
-        flops_per_s = tokens_per_s * self._flops_per_token
+        flops_per_s = tokens_per_s * self._session.flops_per_token
         metrics = {
             "learning_rate": self._session.learning_rate,
             "gradient_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,

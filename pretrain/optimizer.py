@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from fledge.deepspeed_engine import OwnOptimizer
 from pretrain.config import OptimConfig
 
 # Quintic that pushes singular values towards 1, five times applied (Jordan et al. 2024, "Muon").
@@ -150,3 +151,27 @@ def build(model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.floa
     for group in groups:
         group["peak_lr"] = group["lr"]
     return MuonAdamW(groups, dtype)
+
+
+def deepspeeds_muon(
+    model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32
+) -> OwnOptimizer:
+    """The same by DeepSpeed's own Muon and Adam, for ZeRO 1-3, where no process has whole matrices.
+
+    It takes fused query, key and value as one matrix.
+    """
+    weights = list(model.parameters())
+    settings = {
+        "lr": config.learning_rate,
+        "adam_lr": config.learning_rate,
+        "muon_lr": config.muon_learning_rate,
+        "momentum": config.momentum,
+        "betas": [config.beta1, config.beta2],
+        "eps": 1e-8,
+        "torch_adam": True,  # DeepSpeed's takes minutes to compile
+    }
+    groups = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return OwnOptimizer({"type": "Muon", "params": settings}, groups)

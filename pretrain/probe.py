@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fledge import processes
+
 PROBE_SHARE = 0.03  # of the budget is spent on measuring, within these bounds
 PROBE_SECONDS = (1.0, 10.0)
 SAFETY = 0.97  # of the budget is planned for: machines slow down when they get warm
@@ -27,14 +29,14 @@ def measure(budget_s: float, step: Callable[[int], object], validate: Callable[[
     step(0)  # the first one allocates memory
     started, count = time.perf_counter(), 0
     seconds = min(max(PROBE_SHARE * budget_s, PROBE_SECONDS[0]), PROBE_SECONDS[1])
-    while count < 3 or time.perf_counter() - started < seconds:
+    while processes.same(count < 3 or time.perf_counter() - started < seconds):
         count += 1
         step(count)
     step_s = (time.perf_counter() - started) / count
     validate(1)
     windows, started = 8, time.perf_counter()
     validate(windows)
-    return Costs(step_s, (time.perf_counter() - started) / windows)
+    return Costs(*processes.same((step_s, (time.perf_counter() - started) / windows)))
 
 
 def steps_in(budget_s: float, costs: Costs, every: int, windows: int, all_windows: int) -> int:

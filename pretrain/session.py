@@ -1,5 +1,6 @@
 """Everything that a pretraining run holds in memory, and how a checkpoint keeps it."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fledge import checkpoints, device
-from fledge.engine import StepResult, TorchEngine
+from fledge import checkpoints, device, processes
+from fledge.deepspeed_engine import DeepSpeedEngine, Plan
+from fledge.engine import StepResult, TorchEngine, recompute_blocks
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 from pretrain import optimizer
@@ -37,51 +39,76 @@ class Session:
 
     def __init__(self, config: TrainConfig, model: LanguageModel, stream: TokenStream) -> None:
         self.config = config
+        # Counted here: at ZeRO 3 no process keeps all weights.
+        self.num_parameters = model.num_parameters()
+        self.flops_per_token = model.flops_per_token(config.model.context)
         self.model = model.to(config.run.device)
-        dtype = device.torch_dtype(config.run.dtype)
-        self.engine = TorchEngine(
-            self.model,
-            optimizer.build(self.model, config.optim, dtype),
-            config.optim.clip_norm,
-            config.run.device,
-            dtype,
-        )
+        self._microbatch = config.batch.microbatch or config.batch.sequences // processes.size()
+        if config.engine.recompute:
+            recompute_blocks(self.model)
+        self.engine = self._engine()
+        if config.compile:
+            self.engine.compile()
         self.batches = Batches(stream, config.model.context, config.batch.sequences, config.run.seed)
         self.guard = LossGuard(config.guard)
         self.counters = Counters()
         self.learning_rate = 0.0
         self.rolled_back_to: int | None = None  # a step after which no checkpoint was written yet
-        self._microbatch = config.batch.microbatch or config.batch.sequences
-        torch.manual_seed(config.run.seed)  # dropout
+        self._is_first_step = True
+        torch.manual_seed(config.run.seed + processes.rank())  # dropout
+
+    def _engine(self) -> TorchEngine | DeepSpeedEngine:
+        config, dtype = self.config, device.torch_dtype(self.config.run.dtype)
+        if config.engine.kind == "torch":
+            ours = optimizer.build(self.model, config.optim, dtype)
+            return TorchEngine(self.model, ours, config.optim.clip_norm, config.run.device, dtype)
+        plan = Plan(
+            zero=config.engine.zero or 0,
+            sequences=config.batch.sequences,
+            microbatch=self._microbatch,
+            clip_norm=config.optim.clip_norm,
+            device=config.run.device,
+            dtype=dtype,
+            bf16_weights=config.engine.bf16 == "weights" and dtype == torch.bfloat16,
+        )
+        is_theirs = config.optim.optimizer == "muon" and plan.zero > 0
+        make = optimizer.deepspeeds_muon if is_theirs else optimizer.build
+        return DeepSpeedEngine(self.model, make(self.model, config.optim, dtype), plan)
 
     def train_step(self) -> StepResult:
         """Make the next optimizer step."""
         counters = self.counters
         share = learning_rate_share(self.config.schedule, counters.step, self.config.run.max_steps)
         self.learning_rate = self.engine.set_learning_rate(share)
-        with memory_errors(self._microbatch, self.config.batch.sequences):
+        sequences = self.config.batch.sequences // processes.size()
+        with memory_errors(self._microbatch, sequences), self._expecting_progress():
             result = self.engine.step(self._microbatches(counters.batch_index))
         counters.step += 1
         counters.batch_index += 1
         counters.recent_losses.append(result.loss)
         return result
 
+    def _expecting_progress(self) -> contextlib.AbstractContextManager[None]:
+        compiles = self.config.compile and self._is_first_step
+        self._is_first_step = False
+        return contextlib.nullcontext() if compiles else processes.lockstep()
+
     def _microbatches(self, index: int) -> list[tuple[Tensor, Tensor]]:
-        ids_BT, targets_BT = (x.to(self.config.run.device) for x in self.batches.batch(index))
+        rows = self.batches.batch(index, processes.rank(), processes.size())
+        ids_BT, targets_BT = (x.to(self.config.run.device) for x in rows)
         return list(zip(ids_BT.split(self._microbatch), targets_BT.split(self._microbatch), strict=True))
 
     def save(self, checkpoint: Path) -> None:
-        """Write all that continuing exactly needs."""
+        """Write all that continuing exactly needs; each process its part."""
         state = {
-            "model": self.model.state_dict(),
+            **self.engine.save(checkpoint),
             "config_json": architecture_json(self.model),
-            "optimizer": self.engine.optimizer.state_dict(),
             "guard": self.guard.state(),
             "counters": vars(self.counters),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.config.run.device == "cuda" else None,
         }
-        with (checkpoint / STATE).open("wb") as file:
+        with (checkpoint / _state_name(processes.rank())).open("wb") as file:
             try:
                 torch.save(state, file)
             except RuntimeError as error:
@@ -91,9 +118,8 @@ class Session:
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint."""
-        state = read_state(checkpoint)
-        self.model.load_state_dict(state["model"])
-        self.engine.optimizer.load_state_dict(state["optimizer"])
+        state = read_state(checkpoint, processes.rank())
+        self.engine.restore(checkpoint, state)
         self.guard.restore(state["guard"])
         self.counters = Counters(**state["counters"])
         torch.set_rng_state(state["rng"])
@@ -113,14 +139,22 @@ def architecture_json(model: LanguageModel) -> dict[str, Any]:
     return {"model_type": model.config.model_type} | model.config.to_hf()
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state in a checkpoint folder, on the CPU."""
-    return dict(torch.load(checkpoint / STATE, map_location="cpu", weights_only=True))
+def _state_name(rank: int) -> str:
+    return STATE if rank == 0 else f"state-{rank}.pt"
+
+
+def read_state(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
+    """A process's state in a checkpoint folder, on the CPU; the first one's where there were fewer processes."""
+    file = checkpoint / _state_name(rank)
+    if not file.is_file():
+        file = checkpoint / STATE
+    return dict(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def model_of_checkpoint(checkpoint: Path) -> LanguageModel:
     """An untrained model of the shape that a checkpoint's weights have."""
     state = read_state(checkpoint)
-    content, rows = state["config_json"], len(state["model"]["token_embed.weight"])
+    content = state["config_json"]
+    rows = len(state["model"]["token_embed.weight"]) if "model" in state else state["vocabulary_rows"]
     shape = architecture.find_config(content["model_type"]).from_hf(content)
     return architecture.build(shape, seed=None, pad_vocab_to=rows)

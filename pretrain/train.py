@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from fledge import checkpoints, config, console, device
-from fledge.errors import RunFailed
+from fledge import checkpoints, config, console, device, processes
+from fledge.deepspeed_engine import require_deepspeed
+from fledge.errors import ConfigError, RunFailed
 from fledge.models import architecture, generation
 from fledge.models.architecture import LanguageModel
 from fledge.rundir import RunFolder, require_disk
@@ -25,7 +26,8 @@ VOCABULARY_MULTIPLE = 64  # rows in memory: matrix products are faster on whole 
 
 def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """Train a model in a run folder; see TrainConfig."""
-    settings = _plain_values(settings)
+    settings = _with_engine(_plain_values(settings))
+    processes.set_patience(settings.engine.patience)
     torch.set_num_threads(settings.run.threads)
     data = TrainingData.open(settings.data)
     origin = parent.load(settings, data) if settings.init and not folder.resumes_from else None
@@ -41,10 +43,10 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         session.restore(folder.resumes_from)
     else:
         session = Session(settings, _first_model(settings, data, origin), data.train)
-        _check_disk(settings, session.model, folder)
+        _check_disk(settings, session.num_parameters, folder)
         export.record_lineage(folder, settings, data, origin)
-    validation = data.validation_windows(settings, session.engine.autocast)
-    _announce(settings, session.model, data)
+    validation = data.validation_windows(settings, session.engine.evaluation)
+    _announce(settings, session.num_parameters, data)
     before = export.measure_before(folder, session, validation, origin)
     _loop(session, validation, data, folder)
     return export.finish(folder, session, validation, data, before)
@@ -56,10 +58,44 @@ def _plain_values(settings: TrainConfig) -> TrainConfig:
     values: dict[str, Any] = {
         "run.device": chosen,
         "run.dtype": device.resolve_dtype(settings.run.dtype, chosen),
-        "run.threads": settings.run.threads or device.usable_cores(),
+        "run.threads": settings.run.threads or max(1, device.usable_cores() // processes.num_local()),
     }
     if settings.size is not None:
         values |= sizing.from_depth(settings)
+    return config.with_values(settings, values)
+
+
+def _with_engine(settings: TrainConfig) -> TrainConfig:
+    """The settings with the engine that `auto` stands for, as plain values.
+
+    Raises:
+        ConfigError: the processes can't share the batch, or the plain engine would have to run in several.
+        RunError: DeepSpeed is not installed.
+    """
+    wanted, batch, count = settings.engine, settings.batch, processes.size()
+    kind = wanted.kind
+    if kind == "auto":
+        kind = "deepspeed" if count > 1 or wanted.zero is not None else "torch"
+    if kind == "torch":
+        if count > 1:
+            raise ConfigError(
+                f"--engine.kind torch runs in one process, here are {count}; start it without a launcher"
+            )
+        return config.with_values(settings, {"engine.kind": kind})
+    require_deepspeed()
+    if batch.sequences % (count * (batch.microbatch or 1)):
+        raise ConfigError(
+            f"--batch.sequences {batch.sequences} can't be shared by {count} processes"
+            + (f" in microbatches of {batch.microbatch}" if batch.microbatch else "")
+            + "; use a multiple"
+        )
+    zero = wanted.zero or 0
+    values: dict[str, Any] = {"engine.kind": kind, "engine.zero": zero}
+    if zero and settings.optim.optimizer == "muon" and settings.optim.clip_norm:
+        console.note(
+            "gradients are not clipped: at ZeRO 1-3 DeepSpeed's own Muon would clip its updates instead"
+        )
+        values["optim.clip_norm"] = 0
     return config.with_values(settings, values)
 
 
@@ -95,7 +131,7 @@ def _with_steps_in_budget(settings: TrainConfig, data: TrainingData, origin: Par
     budget_s = config.parse_duration(settings.time_budget)
     console.note(f"measuring how many steps fit into {settings.time_budget} ...")
     session = Session(settings, copy.deepcopy(_first_model(settings, data, origin)), data.train)
-    validation = data.validation_windows(settings, session.engine.autocast)
+    validation = data.validation_windows(settings, session.engine.evaluation)
     costs = probe.measure(
         budget_s, lambda i: session.train_step(), lambda windows: validation.measure(session.model, windows)
     )
@@ -106,18 +142,19 @@ def _with_steps_in_budget(settings: TrainConfig, data: TrainingData, origin: Par
     return config.with_values(settings, {"time_budget": None, "run.max_steps": steps})
 
 
-def _check_disk(settings: TrainConfig, model: LanguageModel, folder: RunFolder) -> None:
-    # Weights and two moments in float32 a checkpoint; one more while the oldest is not deleted yet, and the best.
-    each = 12 * model.num_parameters()
-    needed = each * (settings.run.keep_checkpoints + 2) + 4 * model.num_parameters()
+def _check_disk(settings: TrainConfig, num_parameters: int, folder: RunFolder) -> None:
+    # Weights and two moments in float32 a checkpoint, and ZeRO's masters; one more while the oldest is not deleted
+    # yet, and the best.
+    each = (16 if settings.engine.zero else 12) * num_parameters
+    needed = each * (settings.run.keep_checkpoints + 2) + 4 * num_parameters
     require_disk(folder.path, needed, "the checkpoints and the model")
 
 
-def _announce(settings: TrainConfig, model: LanguageModel, data: TrainingData) -> None:
+def _announce(settings: TrainConfig, num_parameters: int, data: TrainingData) -> None:
     shape, tokens = settings.model, settings.batch.sequences * settings.model.context
     count, steps = console.format_count, settings.run.max_steps
     console.note(
-        f"{shape.architecture}, {count(model.num_parameters())} parameters: {shape.layers} layers, "
+        f"{shape.architecture}, {count(num_parameters)} parameters: {shape.layers} layers, "
         f"{shape.width} wide, {shape.heads} heads, context {shape.context}, {data.tokenizer.vocab_size} tokens"
     )
     console.note(
@@ -125,6 +162,9 @@ def _announce(settings: TrainConfig, model: LanguageModel, data: TrainingData) -
         f"{steps * tokens / data.train.num_tokens:.2f} times the training text ({settings.run.device}, "
         f"{settings.run.dtype}, {settings.run.threads} threads, {settings.optim.optimizer})"
     )
+    if settings.engine.kind == "deepspeed":
+        how = "each with all of the model" if not settings.engine.zero else f"ZeRO {settings.engine.zero}"
+        console.note(f"DeepSpeed over {processes.size()} processes, {how}")
 
 
 def _loop(session: Session, validation: Validation, data: TrainingData, folder: RunFolder) -> None:
@@ -136,7 +176,7 @@ def _loop(session: Session, validation: Validation, data: TrainingData, folder: 
         console.progress("pretraining", steps, "steps", session.counters.step) as bar,
     ):
         if settings.samples.every and session.counters.step == 0:
-            _write_samples(session, data, folder)
+            _share_samples(session, data, folder)
         while session.counters.step < steps:
             meter.tick()
             result = session.train_step()
@@ -154,12 +194,13 @@ def _loop(session: Session, validation: Validation, data: TrainingData, folder: 
             if metrics:
                 folder.log({"step": step} | metrics)
             if settings.samples.every and (step % settings.samples.every == 0 or is_last):
-                _write_samples(session, data, folder)
+                _share_samples(session, data, folder)
             bar.advance(1, meter.text)
             meter.tick()
-            if step % settings.run.checkpoint_every == 0 or is_last or folder.stop_requested:
+            stops = folder.stop_requested
+            if step % settings.run.checkpoint_every == 0 or is_last or stops:
                 _save(session, folder)
-            if folder.stop_requested and not is_last:
+            if stops and not is_last:
                 raise folder.interrupted(step)
 
 
@@ -197,12 +238,19 @@ def _roll_back(session: Session, folder: RunFolder) -> None:
     ):
         checkpoints.drop_after(folder.checkpoints, tried - 1)  # it did not help: its weights are no good
     good = checkpoints.newest_whole(folder.checkpoints) if folder.checkpoints.is_dir() else None
+    good = processes.same(good)
     if good is None:
         raise RunFailed(
             f"step {step}: the loss went wrong before the first checkpoint; lower the learning rates "
             "(--optim.learning-rate, --optim.muon-learning-rate) or lengthen --schedule.warmup"
         )
     session.roll_back(good)
+
+
+def _share_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:
+    with session.engine.whole_weights():
+        if processes.is_first():
+            _write_samples(session, data, folder)
 
 
 def _write_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:

@@ -44,11 +44,11 @@ class TrainingData:
         return self.train.num_tokens / max(1, self.train.num_bytes)
 
     def validation_windows(
-        self, settings: TrainConfig, autocast: Callable[[], contextlib.AbstractContextManager[Any]]
+        self, settings: TrainConfig, evaluation: Callable[[], contextlib.AbstractContextManager[Any]]
     ) -> Validation:
         """The validation split in windows of a run's context, as many at once as in its microbatch."""
         lengths = np.array([len(piece) for piece in self.tokenizer.token_bytes()])
         batch = settings.batch.microbatch or settings.batch.sequences
         return Validation(
-            self.validation, settings.model.context, lengths, settings.run.device, autocast, batch
+            self.validation, settings.model.context, lengths, settings.run.device, evaluation, batch
         )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fledge import processes
 from fledge.console import progress
 from fledge.models.loss import IGNORED
 from pretrain.batches import TokenStream
@@ -26,11 +27,11 @@ class HeldOut:
 
 
 class Validation:
-    """A validation split cut into windows of one context, each token a target once.
+    """A validation split cut into windows of one context, each token a target once; processes share the windows.
 
     Args:
         token_bytes: bytes of each token id; special tokens have 0.
-        autocast: gives the context in which the forward pass runs.
+        evaluation: gives the context in which the forward pass runs.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class Validation:
         context: int,
         token_bytes: np.ndarray,
         device: str,
-        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        evaluation: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         batch: int = 32,
     ) -> None:
-        self._stream, self._context, self._device, self._autocast = stream, context, device, autocast
+        self._stream, self._context, self._device, self._evaluation = stream, context, device, evaluation
         self._bytes = torch.from_numpy(np.asarray(token_bytes, dtype=np.int64))
         self._batch = batch
         self.num_windows = max(1, math.ceil((stream.num_tokens - 1) / context))
@@ -51,7 +52,7 @@ class Validation:
         """The losses of a model over all windows, or over `sequences` windows spread evenly.
 
         Args:
-            model: has `loss(ids_BT, targets_BT, reduction="none") -> (B, T)`; its training mode is left as it was.
+            model: called with ids_BT, targets_BT and "none" it gives losses (B, T); left in the mode it was in.
         """
         count = min(sequences or self.num_windows, self.num_windows)
         windows = [i * self.num_windows // count for i in range(count)]
@@ -59,11 +60,16 @@ class Validation:
         model.eval()
         nats = text_nats = 0.0
         tokens = text_bytes = 0
-        with torch.no_grad(), progress("validation", count * self._context, "tokens") as bar:
-            for start in range(0, count, self._batch):
-                ids_BT, targets_BT = self._windows(windows[start : start + self._batch])
-                with self._autocast():
-                    losses_BT = model.loss(ids_BT, targets_BT, reduction="none")  # type: ignore[operator]
+        with (
+            torch.no_grad(),
+            processes.lockstep(),
+            progress("validation", count * self._context, "tokens") as bar,
+        ):
+            for start in range(0, count, self._batch * processes.size()):
+                mine = start + self._batch * processes.rank()
+                ids_BT, targets_BT = self._windows(windows[mine : mine + self._batch])
+                with self._evaluation():
+                    losses_BT = model(ids_BT, targets_BT, "none")
                 # Summed on the CPU: MPS has no float64.
                 losses_BT, targets_BT = losses_BT.cpu().double(), targets_BT.cpu()
                 is_target_BT = targets_BT != IGNORED
@@ -72,13 +78,19 @@ class Validation:
                 text_nats += float(losses_BT[bytes_BT > 0].sum())
                 tokens += int(is_target_BT.sum())
                 text_bytes += int(bytes_BT.sum())
-                bar.advance(ids_BT.numel())
+                bar.advance(ids_BT.numel() * processes.size())
         model.train(was_training)
+        if processes.size() > 1:
+            nats, text_nats, *counts = processes.total(nats, text_nats, tokens, text_bytes)
+            tokens, text_bytes = map(int, counts)
         return HeldOut(nats / tokens, text_nats / (math.log(2) * max(1, text_bytes)), tokens, text_bytes)
 
     def _windows(self, windows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and targets (B, T) of some windows; a short last window is filled up with ignored targets."""
-        ids_BT = np.zeros((len(windows), self._context), dtype=np.int64)
+        """Ids and targets (B, T) of some windows; a short last window is filled up with ignored targets.
+
+        Without windows (another process has the last ones) a row of nothing: all processes make equally many passes.
+        """
+        ids_BT = np.zeros((max(1, len(windows)), self._context), dtype=np.int64)
         targets_BT = np.full_like(ids_BT, IGNORED)
         for row, window in enumerate(windows):
             start = window * self._context

@@ -226,9 +226,16 @@ class LanguageModel(nn.Module, abc.ABC):
         logits = nn.functional.linear(hidden, self.head_weight)[..., : self.config.vocab_size].float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V), or the mean loss if there are targets."""
-        return self.logits(self.hidden(ids_BT)) if targets_BT is None else self.loss(ids_BT, targets_BT)
+    def forward(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+    ) -> Tensor:
+        """Logits (B, T, V), or the loss if there are targets."""
+        if targets_BT is None:
+            return self.logits(self.hidden(ids_BT))
+        return self.loss(ids_BT, targets_BT, reduction)
 
     def loss(
         self, ids_BT: Tensor, targets_BT: Tensor, reduction: Literal["mean", "sum", "none"] = "mean"

@@ -17,7 +17,7 @@ class Bigram(nn.Module):
         torch.manual_seed(0)
         self.table = nn.Parameter(torch.randn(10, 10))
 
-    def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.table[ids_BT].flatten(0, 1), targets_BT.flatten())
 
 

@@ -25,7 +25,7 @@ class Unigram(nn.Module):
 
     log_probs = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15]).log()
 
-    def loss(self, ids_BT: Tensor, targets_BT: Tensor, reduction: str) -> Tensor:
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor, reduction: str) -> Tensor:
         return torch.where(targets_BT == -100, 0.0, -self.log_probs[targets_BT.clamp(min=0)])
 
 

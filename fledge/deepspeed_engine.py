@@ -1,0 +1,232 @@
+"""One training step on DeepSpeed: ZeRO 0-3, one or several processes; the methods of `fledge.engine.Engine`."""
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fledge import processes
+from fledge.engine import StepResult, require_compiler
+from fledge.errors import RunError, RunFailed
+from fledge.models.architecture import LanguageModel
+
+TAG, UNIVERSAL = "state", "universal"  # folders in a checkpoint, as DeepSpeed calls them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How DeepSpeed is to train."""
+
+    zero: int  # 0: every process has all; 1: shares of the optimizer, 2: and of gradients, 3: and of weights
+    sequences: int  # a step, over all processes
+    microbatch: int  # sequences a process, in one forward and backward
+    clip_norm: float  # 0 clips nothing
+    device: str
+    dtype: torch.dtype  # of the forward and backward pass
+    bf16_weights: bool = False  # keep bfloat16 weights with float32 masters, instead of autocasting
+
+    def config(self) -> dict[str, Any]:
+        """DeepSpeed's own config, without an optimizer."""
+        steps = self.sequences // (self.microbatch * processes.size())
+        config: dict[str, Any] = {
+            "train_batch_size": self.sequences,
+            "train_micro_batch_size_per_gpu": self.microbatch,
+            "gradient_accumulation_steps": steps,
+            "gradient_clipping": self.clip_norm
+            if self.zero
+            else 0.0,  # at 0 we clip, as the plain engine does
+            "zero_optimization": {"stage": self.zero, "stage3_param_persistence_threshold": 10_000},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": None,
+        }
+        if self.bf16_weights:
+            config["bf16"] = {"enabled": True}
+        elif self.dtype == torch.bfloat16:
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        return config
+
+
+@dataclass(frozen=True)
+class OwnOptimizer:
+    """An optimizer that DeepSpeed makes itself."""
+
+    section: dict[str, Any]  # `optimizer` of its config
+    groups: list[dict[str, Any]]
+
+
+def require_deepspeed() -> None:
+    """Make sure that DeepSpeed is installed.
+
+    Raises:
+        RunError: it is not; names the extra.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise RunError("--engine.kind deepspeed: not installed; pip install 'fledge-lm[deepspeed]'")
+
+
+class DeepSpeedEngine:
+    """DeepSpeed over all processes of the run."""
+
+    def __init__(
+        self, model: LanguageModel, optimizer: torch.optim.Optimizer | OwnOptimizer, plan: Plan
+    ) -> None:
+        deepspeed = _import_deepspeed(plan.device)
+        processes.make_group()
+        self.model, self._plan, self._is_compiled = model, plan, False
+        self._vocabulary_rows = len(model.token_embed.weight)  # none of them here at ZeRO 3
+        config = plan.config()
+        if isinstance(optimizer, OwnOptimizer):
+            config["optimizer"] = optimizer.section
+            config["zero_optimization"]["reduce_scatter"] = plan.zero < 3  # DeepSpeed's Muon asks for it
+            given: dict[str, Any] = {"model_parameters": optimizer.groups}
+        else:
+            given = {"optimizer": optimizer}
+        self._engine = deepspeed.initialize(model=model, config=config, **given)[0]
+        self._gather = deepspeed.zero.GatheredParameters
+        if plan.zero == 3:  # the head's weight is used outside of its own module's forward
+            deepspeed.zero.register_external_parameter(model, model.head_weight)
+        self._peaks = [group["lr"] for group in self._engine.optimizer.param_groups]
+
+    def step(self, microbatches: list[tuple[Tensor, Tensor]]) -> StepResult:
+        """One optimizer update from this process's microbatches, all with equally many targets.
+
+        Returns:
+            the loss over all processes; where it or the gradient is not finite, nothing was updated.
+        """
+        self.model.train()
+        loss_sum, norm = torch.zeros((), device=self._plan.device), math.inf
+        for number, (ids_BT, targets_BT) in enumerate(microbatches, 1):
+            loss = self._engine(ids_BT, targets_BT)
+            self._engine.backward(loss)
+            loss_sum += loss.detach()
+            if number == len(microbatches) and self._plan.zero == 0:
+                norm = self._clip()
+            self._engine.step()
+            processes.progress()
+        loss_mean = processes.total(float(loss_sum) / len(microbatches))[0] / processes.size()
+        if self._plan.zero:
+            was_updated = self._engine.was_step_applied()
+            norm = float(self._engine.get_global_grad_norm()) if was_updated else math.inf
+        return StepResult(loss_mean, norm, math.isfinite(loss_mean) and math.isfinite(norm))
+
+    def _clip(self) -> float:
+        """Clip without ZeRO; where the gradient is not finite, it is dropped, so that nothing is updated."""
+        parameters = list(self.model.parameters())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._plan.clip_norm or math.inf))
+        if not math.isfinite(norm):
+            for parameter in parameters:
+                parameter.grad = None
+        return norm
+
+    def set_learning_rate(self, share: float) -> float:
+        """Set every group to a share of its peak; returns the last group's learning rate."""
+        for group, peak in zip(self._engine.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * share
+        return float(self._peaks[-1] * share)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Eager, in the training's number format; weights stay where they are."""
+        is_autocast = self._plan.dtype != torch.float32 and not self._plan.bf16_weights
+        with self._eager(), torch.autocast(self._plan.device, self._plan.dtype, enabled=is_autocast):
+            processes.progress()
+            yield
+
+    @contextlib.contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Every process holds all weights, also at ZeRO 3."""
+        shared = list(self.model.parameters()) if self._plan.zero == 3 else []
+        with self._eager(), self._gather(shared, enabled=bool(shared)):
+            yield
+            processes.wait_for_all()
+
+    def _eager(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.compiler.set_stance("force_eager") if self._is_compiled else contextlib.nullcontext()
+
+    def compile(self) -> None:
+        """Compile the model as DeepSpeed does it."""
+        require_compiler()
+        self._engine.compile()
+        self._is_compiled = True
+
+    def save(self, checkpoint: Path) -> dict[str, Any]:
+        """Write this process's share into the checkpoint."""
+        info = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
+        self._engine.save_checkpoint(str(checkpoint), tag=TAG, client_state=info, save_latest=False)
+        return {"processes": processes.size(), "vocabulary_rows": self._vocabulary_rows}
+
+    def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Take over a checkpoint; one of another number of processes is made universal first, beside the run's own.
+
+        Raises:
+            RunFailed: DeepSpeed can't convert or load it.
+        """
+        if self._plan.zero == 0 or state["processes"] == processes.size():
+            self._load(checkpoint, TAG)
+            return
+        scratch = checkpoint.parent / f".{UNIVERSAL}.partial"
+        if processes.is_first():
+            _make_universal(checkpoint / TAG, scratch / UNIVERSAL)
+        processes.wait_for_all()
+        self._engine._config.load_universal_checkpoint = True
+        self._load(scratch, UNIVERSAL)
+        self._engine._config.load_universal_checkpoint = False
+        processes.wait_for_all()
+        if processes.is_first():
+            shutil.rmtree(scratch)
+
+    def _load(self, folder: Path, tag: str) -> None:
+        if self._engine.load_checkpoint(str(folder), tag=tag)[0] is None:
+            raise RunFailed(f"{folder}: DeepSpeed can't load it; continue from an older checkpoint")
+
+
+def _import_deepspeed(device: str) -> Any:
+    """DeepSpeed, silent, on this device, and without compiling kernels of its own."""
+    require_deepspeed()
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    # DeepSpeed calls torch by names that are about to change.
+    warnings.filterwarnings("ignore", category=FutureWarning, message="`torch.distributed")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+    import deepspeed.ops
+    import deepspeed.runtime.compiler
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if device == "cpu":
+        # Two things that take it minutes to compile at first use: messages through shared memory (gloo's are as good
+        # here), and Muon's few matrix products.
+        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.runtime.compiler.compile = lambda: lambda function: function
+    return deepspeed
+
+
+def _make_universal(source: Path, target: Path) -> None:
+    shutil.rmtree(target.parent, ignore_errors=True)
+    folders = ["--input_folder", str(source), "--output_folder", str(target)]
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *folders]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [*command, "--num_extract_workers", "1", "--num_merge_workers", "1"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
+        last_line = (done.stderr.strip() or done.stdout.strip()).split("\n")[-1]
+        raise RunFailed(
+            f"{source}: DeepSpeed can't convert it for {processes.size()} processes ({last_line})"
+        )
