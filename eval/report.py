@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -85,12 +84,17 @@ def gather(stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A short name for each run: its folder's, with the folder above where two would be the same."""
-    count = Counter(path.resolve().name for path in paths)
-    return {
-        path: path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}"
-        for path in (path.resolve() for path in paths)
-    }
+    """A short name for each run: its folder's, with as many folders above as tell it from the others."""
+    resolved = [path.resolve() for path in paths]
+
+    def ends(path: Path, length: int) -> str:
+        return "/".join(path.parts[-length:])
+
+    def name(path: Path) -> str:
+        lengths = range(1, len(path.parts) + 1)
+        return next(ends(path, n) for n in lengths if sum(ends(p, n) == ends(path, n) for p in resolved) == 1)
+
+    return {path: name(path) for path in resolved}
 
 
 def _broken_links(stage: Stage) -> list[str]:

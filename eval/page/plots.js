@@ -18,7 +18,7 @@ function number(value) {
   if (Number.isInteger(value) && size < 1e5) return value.toLocaleString("en");
   for (const [limit, suffix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
     if (size >= limit) return +(value / limit).toPrecision(3) + suffix;
-  return size && size < 1e-4 ? value.toExponential(1) : String(+value.toPrecision(size < 1 ? 3 : 4));
+  return size && size < 1e-3 ? value.toExponential(1).replace(".0", "") : String(+value.toPrecision(size < 1 ? 3 : 4));
 }
 function duration(seconds) {
   if (typeof seconds !== "number") return "";

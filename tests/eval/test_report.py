@@ -368,10 +368,11 @@ def test_a_part_stands_for_its_run_and_a_folder_for_its_runs(whole_life: Path) -
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    for place in ("a", "b"):
-        make_run(tmp_path / place / "base", "pretrain train")
-    stages = ancestry.life([tmp_path / "a" / "base", tmp_path / "b" / "base"])
-    assert [stage["name"] for stage in report.gather(stages)["stages"]] == ["a/base", "b/base"]
+    paths = [tmp_path / name for name in ("a/runs/base", "b/runs/base", "b/other/base", "b/chat")]
+    for path in paths:
+        make_run(path, "pretrain train")
+    stages = [stage["name"] for stage in report.gather(ancestry.life(paths))["stages"]]
+    assert stages == ["a/runs/base", "b/runs/base", "other/base", "chat"]
 
 
 def test_the_root_has_the_same_command() -> None:
@@ -438,6 +439,28 @@ def test_the_slider_shows_the_answers_of_an_age(whole_life: Path, tmp_path: Path
     dom = browse(tmp_path / "report.html", "", "--dump-dom")
     assert "ppo, step 20 of 20: reward 0.952" in dom
     assert "The baker, of course." in dom.split('id="lineage"')[0]
+
+
+def test_pointing_and_playing_work(whole_life: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(report.PAGE, tmp_path / "page")
+    with (tmp_path / "page" / "page.js").open("a") as script:  # what a visitor does, as part of the page
+        script.write("""
+            for (const plot of document.querySelectorAll(".plot"))
+              plot.dispatchEvent(new PointerEvent("pointermove", {clientX: plot.getBoundingClientRect().right}));
+            $("marks").firstChild.click();
+            document.querySelector(".token").dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+            document.documentElement.dataset.pointed = $("token").textContent;
+            for (const age of [$("age")]) { age.value = age.max; age.dispatchEvent(new Event("input")); }
+            $("play").click();
+        """)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "page")
+    make_report(tmp_path, whole_life)
+    dom = browse(tmp_path / "report.html", "", "--dump-dom")
+    assert 'data-pointed="&quot; a&quot;  probability 0.51"' in dom
+    assert "step 100: 0.857, 0.879" in dom
+    # From the first age again, one every 0.9 s: on its way after 3.
+    assert re.search(r"<output[^>]*>(base, step (50|100) of|chat, step 20 of)", dom)
+    assert "Pause" in dom
 
 
 def test_it_is_seen_by_day_by_night_and_on_a_phone(whole_life: Path, tmp_path: Path) -> None:
