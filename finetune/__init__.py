@@ -1,0 +1,1 @@
+"""Fine-tuning: from a base model to one that answers, or that classifies."""

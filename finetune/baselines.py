@@ -1,0 +1,67 @@
+"""What a model has to beat: simple classifiers, trained on the same rows in seconds."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fledge.data.labelled import Example
+
+
+def scores(
+    train: Sequence[Example], test: Sequence[Example], labels: Sequence[str], balanced: bool
+) -> dict[str, np.ndarray]:
+    """Scores (N rows, C labels) of each baseline on the test rows; the highest is the predicted label.
+
+    Args:
+        balanced: whether the classes count alike in training, as the model's do.
+    """
+    texts, truth = [e.all_text for e in train], [labels.index(e.label) for e in train]
+    weight = "balanced" if balanced else None
+    found = {}
+    for name, make in BASELINES.items():
+        classifier = make(weight)
+        classifier.fit(texts, truth)
+        found[name] = _scores(classifier, [e.all_text for e in test], len(labels))
+    return found
+
+
+def _scores(classifier: Any, texts: list[str], num_labels: int) -> np.ndarray:
+    """The classifier's scores with a column a label, also where it saw only some."""
+    has_probabilities = hasattr(classifier, "predict_proba")
+    raw = classifier.predict_proba(texts) if has_probabilities else classifier.decision_function(texts)
+    if raw.ndim == 1:
+        raw = np.stack((-raw, raw), 1)
+    scores = np.full((len(texts), num_labels), raw.min() - 1 if not has_probabilities else 0.0)
+    scores[:, classifier.classes_] = raw
+    return scores
+
+
+def _majority(weight: str | None) -> Any:
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="prior")
+
+
+def _words(weight: str | None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000, class_weight=weight))
+
+
+def _characters(weight: str | None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    features = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), sublinear_tf=True)
+    return make_pipeline(features, LinearSVC(class_weight=weight))
+
+
+BASELINES: dict[str, Callable[[str | None], Any]] = {
+    "majority": _majority,
+    "tfidf_words_logistic_regression": _words,
+    "tfidf_characters_svm": _characters,
+}

@@ -1,0 +1,240 @@
+"""`fledge finetune classify`: labelled texts and any model to a classifier, measured beside simple baselines."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import nn
+
+from finetune import baselines, calibration, collate, series, verdict
+from finetune.collate import Row
+from finetune.config import ClassifyConfig
+from finetune.judged import Judged, read_rows
+from finetune.split import Split
+from finetune.split import split as split_texts
+from fledge import console, lineage, model_card, trainer_bridge
+from fledge.data import labelled
+from fledge.data.labelled import Labelled
+from fledge.data.sources import Source, describe
+from fledge.errors import DataError
+from fledge.models import adapters, classifier
+from fledge.models.classifier import Classifier
+from fledge.models.folder import find_model
+from fledge.rundir import RunFolder, require_disk
+
+
+def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train and measure one classifier, or with --folds and --label-budget several; see ClassifyConfig."""
+    if settings.folds or settings.label_budget:
+        return series.run(settings, folder)
+    data = labelled.read(settings.data, settings.max_bad_share)
+    positive = positive_label(data.labels, settings.positive)
+    if settings.threshold != "none" and len(data.labels) != 2:
+        raise DataError(
+            f"--threshold {settings.threshold}: there are {len(data.labels)} labels; it needs two"
+        )
+    split = split_texts(data.examples, settings.split, settings.validation.share)
+    torch.manual_seed(settings.run.seed)
+    made = classifier.from_base(settings.model, data.labels)
+    train, validation, test = collate.encode(made, data.examples, split)
+    num_labelled = len(train)
+    train, weights = collate.balanced(train, len(data.labels), settings.balance)
+    settings = trainer_bridge.resolved(settings, len(train))
+    folder.freeze(settings)
+    folder.track_with(settings.run.trackers)
+    _record(settings, folder, data, made)
+    made.model.to(settings.run.device)
+    facts: dict[str, Any] = {
+        "train_rows": num_labelled,
+        "validation_rows": len(validation),
+        "duplicates": data.num_duplicates,
+        "groups": split.num_groups,
+        "cut": made.encoder.num_cut,
+    }
+    _announce(data, made, facts, len(test), settings.run.max_steps)
+    progress = _train(settings, folder, made, train, weights, validation)
+    facts |= {"steps": progress.step, "best_step": progress.best_step}
+    facts |= _merge(made, test[:32])
+    facts |= _calibrate(settings, made, validation)
+    _answer(settings, folder, made, data, split, test)
+    judged = Judged(read_rows(folder.path / verdict.PREDICTIONS), data.labels, positive)
+    _publish(folder, made, judged)
+    return facts | verdict.give(folder, judged, _lines(made, facts), ceiling(data.sources))
+
+
+def positive_label(labels: Sequence[str], named: str | None) -> int | None:
+    """The number of the label whose F1 is given; None where it is the mean over labels.
+
+    Raises:
+        DataError: there is no label of that name.
+    """
+    if named is None:
+        return 1 if len(labels) == 2 else None
+    if named not in labels:
+        raise DataError(f"--positive {named}: no such label; there are {', '.join(labels)}")
+    return list(labels).index(named)
+
+
+def ceiling(sources: Sequence[Source]) -> float | None:
+    """The best possible accuracy, where all texts are messages of one village; else None."""
+    if not sources or any(source.kind != "village" for source in sources):
+        return None
+    from fledge.village import messages, spec
+
+    specs = [spec.parse_spec(source.name) for source in sources]
+    if len({(s.world, s.seed) for s in specs}) > 1 or any(s.kind != "messages" for s in specs):
+        return None
+    return messages.bayes_accuracy(specs[0].make_world())
+
+
+def _record(settings: ClassifyConfig, folder: RunFolder, data: Labelled, made: Classifier) -> None:
+    """Check the disk, and write parents and data to lineage.json."""
+    size = 4 * sum(parameter.numel() for parameter in made.model.parameters())
+    needed = 3 * size * (settings.run.keep_checkpoints + 2) + size
+    require_disk(folder.path, needed, "the checkpoints and the model")
+    facts = {
+        "parents": [lineage.parent(find_model(settings.model), "model")],
+        "tokenizer": made.tokenizer.fingerprint,
+        "data": {"sources": describe(data.sources), "rows": len(data.examples)},
+    }
+    if folder.resumes_from:
+        lineage.require_same(folder.path, facts)
+    folder.add_lineage(**facts)
+
+
+def _announce(data: Labelled, made: Classifier, facts: dict[str, Any], num_test: int, steps: int) -> None:
+    counts, first = Counter(example.label for example in data.examples), data.examples[0]
+    shares = ", ".join(f"{counts[name]} '{name}'" for name in data.labels)
+    console.note(f"{len(data.examples)} texts ({data.num_duplicates} duplicates left out): {shares}")
+    console.note(f"row 1, {first.where}: '{first.label}' <- {first.all_text[:80]!r}")
+    console.note(
+        f"{facts['train_rows']} to train on, {facts['validation_rows']} to validate, {num_test} to test; {steps} steps"
+    )
+    if facts["cut"]:
+        console.warn(f"{facts['cut']} texts are longer than the context; their ends are left out")
+
+
+def _train(
+    settings: ClassifyConfig,
+    folder: RunFolder,
+    made: Classifier,
+    train: list[Row],
+    weights: list[float],
+    validation: list[Row],
+) -> trainer_bridge.Progress:
+    """Train the classifier's model, which afterwards has the weights of the best step."""
+    if settings.lora.rank:
+        made.model = adapters.add_lora(
+            made.model,
+            **settings.lora.model_dump(),
+            seed=settings.run.seed,
+            task="SEQ_CLS",
+        )
+    elif settings.trained == "head":
+        made.model.requires_grad_(False)
+        classifier.head(made.model).requires_grad_(True)
+    truth = torch.tensor([row.label for row in validation])
+
+    def check(model: nn.Module) -> dict[str, float]:
+        logits = torch.from_numpy(made.logits([row.ids for row in validation]))
+        return {
+            "validation_loss": float(nn.functional.cross_entropy(logits, truth)),
+            "validation_accuracy": float((logits.argmax(1) == truth).float().mean()),
+        }
+
+    job = trainer_bridge.Job(
+        model=made.model,
+        examples=train,
+        lengths=[len(row.ids) for row in train],
+        collate=lambda batch: collate.collate(batch, made.pad_id),
+        loss=collate.summed_loss(weights),
+        num_targets=lambda batch: len(batch["labels"]),
+        check=check if validation else None,
+    )
+    return trainer_bridge.train(job, settings, folder)
+
+
+def _merge(made: Classifier, rows: Sequence[Row]) -> dict[str, Any]:
+    """Put adapters, if there are any, into the weights; how far that moved a logit."""
+    if not hasattr(made.model, "merge_and_unload"):
+        return {}
+    ids = [row.ids for row in rows]
+    before = made.logits(ids)
+    made.model = made.model.merge_and_unload()
+    return {"merge_max_logit_difference": float(np.abs(made.logits(ids) - before).max())}
+
+
+def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[Row]) -> dict[str, Any]:
+    """Fit temperature and threshold on the validation part; the temperature goes into the head itself."""
+    if not validation:
+        return {}
+    truth_N = np.array([row.label for row in validation])
+    logits_NC = made.logits([row.ids for row in validation])
+    found = calibration.temperature(logits_NC, truth_N)
+    head = classifier.head(made.model)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.div_(found)
+    if settings.threshold != "none":
+        probability_NC = softmax(logits_NC / found, axis=1)
+        made.threshold = calibration.threshold(probability_NC[:, 1], truth_N, settings.threshold)
+    return {"temperature": found, "threshold": made.threshold}
+
+
+def _answer(
+    settings: ClassifyConfig,
+    folder: RunFolder,
+    made: Classifier,
+    data: Labelled,
+    split: Split,
+    rows: Sequence[Row],
+) -> None:
+    """Write what the model and the baselines say of each test row."""
+    train, test = ([data.examples[index] for index in part] for part in (split.train, split.test))
+    probability_NC = softmax(made.logits([row.ids for row in rows]), axis=1)
+    chosen_N = made.choose(probability_NC)
+    scores = baselines.scores(train, test, made.labels, settings.balance != "none")
+    lines = []
+    for n, example in enumerate(test):
+        row = {
+            "where": example.where,
+            "text": example.all_text,
+            "truth": made.labels.index(example.label),
+            "chosen": int(chosen_N[n]),
+            "probabilities": probability_NC[n].tolist(),
+            "baselines": {name: score_NC[n].tolist() for name, score_NC in scores.items()},
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    folder.write(verdict.PREDICTIONS, "".join(lines))
+
+
+def _lines(made: Classifier, facts: dict[str, Any]) -> list[str]:
+    """What the summary says about data and training."""
+    lines = [
+        f"labels: {', '.join(made.labels)}; {facts['train_rows']} rows to train on, "
+        f"{facts['validation_rows']} to validate",
+        f"{facts['duplicates']} duplicates left out; near-duplicates on one side ({facts['groups']} groups)",
+        f"{facts['steps']} steps"
+        + (f", the weights are those of step {facts['best_step']}" if facts["best_step"] else ""),
+    ]
+    if facts["cut"]:
+        lines.append(f"{facts['cut']} texts are longer than the context; their ends were left out")
+    if "temperature" in facts:
+        lines.append(f"temperature {facts['temperature']:.3f}, fitted on the validation part, is in the head")
+    if made.threshold is not None:
+        lines.append(
+            f"'{made.labels[1]}' from probability {made.threshold:.3f} on, chosen on the validation part; "
+            "`fledge finetune predict` knows it, transformers' pipeline takes 0.5"
+        )
+    return lines
+
+
+def _publish(folder: RunFolder, made: Classifier, judged: Judged) -> None:
+    with folder.publish("model") as partial:
+        made.save(partial)
+        card = model_card.write(folder.path.name, lineage.read(folder.path), verdict.lines(judged))
+        (partial / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,37 @@
+"""Temperature and threshold."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from finetune import calibration
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(true_temperature: float) -> None:
+    logits = RANDOM.normal(0, 3, (20_000, 3))
+    shares = softmax(logits / true_temperature, axis=1)
+    truth = (RANDOM.random((20_000, 1)) > shares.cumsum(1)).sum(1).clip(max=2)
+    # 20,000 labels leave about 2 % of doubt.
+    assert calibration.temperature(logits, truth) == pytest.approx(true_temperature, rel=0.05)
+
+
+def test_perfect_answers_do_not_make_it_run_away() -> None:
+    logits = np.array([[0.5, -0.5], [-0.5, 0.5]])
+    assert calibration.temperature(logits, np.array([0, 1])) == pytest.approx(0.25, rel=0.01)
+
+
+@pytest.mark.parametrize("best", ["f1", "accuracy"])
+def test_the_threshold_is_as_good_as_any_other(best: str) -> None:
+    truth = RANDOM.integers(0, 2, 60)
+    probabilities = np.round(np.clip(truth * 0.3 + RANDOM.random(60) * 0.7, 0, 1), 1)
+
+    def score(threshold: float) -> float:
+        chosen = probabilities >= threshold
+        right = (chosen & (truth == 1)).sum()
+        return 2 * right / (chosen.sum() + truth.sum()) if best == "f1" else (chosen == truth).mean()
+
+    found = calibration.threshold(probabilities, truth, best)  # type: ignore[arg-type]
+    assert score(found) == max(score(t) for t in np.linspace(0, 1, 101))
