@@ -2,4 +2,4 @@
 
 from fledge.options import StageGroup
 
-cli = StageGroup("eval", ["run", "compare", "report"], help="The same numbers for every model.")
+cli = StageGroup("eval", ["run", "compare", "overlap", "report"], help="The same numbers for every model.")

@@ -115,6 +115,60 @@ class CompareConfig(MeasureConfig):
     out: str | None = Field(None, description="Markdown file for the table")
 
 
+class OverlapConfig(CommandConfig):
+    """Look for every item of some tasks in training text, by stretches of n words.
+
+    With --model the scores of the items that stand there, at least in part, are told apart from those of the others.
+    """
+
+    stage: ClassVar[str] = "eval"
+    command: ClassVar[str] = "overlap"
+    makes_run: ClassVar[bool] = False
+
+    data: list[str] = Field(
+        min_length=1,
+        description="training text: token shards, text files, or files of rows with texts; repeatable",
+    )
+    task: list[str] = Field(min_length=1, description="a task's name, or a YAML file of your own; repeatable")
+    task_data: list[str] = Field(
+        [],
+        description="the tasks' data: the folder in which they find theirs, or one task's files; repeatable",
+    )
+    model: str | None = Field(None, description="run or model folder whose scores are split")
+    n: int = Field(
+        13,
+        ge=2,
+        description="words of a stretch; shorter items are looked for as a whole",
+        json_schema_extra={"unit": "words"},
+    )
+    limit: int | None = Field(
+        None, ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"}
+    )
+
+
+class SelfcheckConfig(CommandConfig):
+    """Check that a model and its tokenizer keep their promises, on your own data.
+
+    Batches, padding, caching, packing, accumulation, LoRA, template, end of turn, bytes, saving: each with the measured
+    difference, and the likely cause where it is too large. Exit code 3 if one fails.
+    """
+
+    stage: ClassVar[str] = "eval"
+    command: ClassVar[str] = "selfcheck"
+    makes_run: ClassVar[bool] = False
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    data: list[str] = Field(
+        ["village:hamlet/instructions#8"], description="texts or conversations to check with; repeatable"
+    )
+    rows: int = Field(8, ge=2, description="of the data that are used", json_schema_extra={"unit": "rows"})
+    max_tokens: int = Field(
+        64, ge=8, description="of each text that are read", json_schema_extra={"unit": "tokens"}
+    )
+
+
 class ReportConfig(CommandConfig):
     """Show a model's whole life on one page that opens from disk, in any browser.
 

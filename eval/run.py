@@ -62,18 +62,20 @@ def find_suite(name: str) -> SuiteConfig:
     return config.load(SuiteConfig, file)
 
 
-def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Subject) -> TaskConfig:
+def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Subject | None) -> TaskConfig:
     """The task with its data: what was typed, what its own file names, or what lies below a suite's folder.
 
     Raises:
         DoesNotApply: the data was not given.
     """
-    if task.kind == "lm_eval" or (not task.data and not settings.data):
+    if task.kind == "lm_eval":  # its first entry is a name
+        return task.model_copy(update={"data": [*task.data, *settings.data]})
+    if not task.data and not settings.data:
         return task
     if settings.task and settings.data:
         return task.model_copy(update={"data": settings.data})
     if all(entry.startswith("village:") for entry in task.data):
-        return task if settings.task else _in_own_village(task, subject)
+        return task if settings.task or subject is None else _in_own_village(task, subject)
     if not (harness.TASKS / f"{name}.yaml").is_file():  # a user's own file: its paths are as typed
         return task
     wanted = [Path(root) / entry for root in settings.data for entry in task.data]
