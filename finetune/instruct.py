@@ -155,7 +155,7 @@ def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list
     return [
         {
             "prompt": messages[-1]["content"],
-            "text": lesson.tokenizer.decode(answer.ids),
+            **generation.sample_of(lesson.tokenizer, answer),
             "finish": answer.finish,
         }
         for messages, answer in zip(asked, answers, strict=True)
