@@ -190,12 +190,6 @@ class PredictConfig(CommandConfig):
         "auto", description="auto: cuda, else mps, else cpu"
     )
 
-    @model_validator(mode="after")
-    def _has_texts(self) -> "PredictConfig":
-        if bool(self.input) == bool(self.text):
-            raise ValueError("give texts: --input FILE or --text '...'")
-        return self
-
 
 class AnswersConfig(Config):
     """Answers written by the model while it learns, to samples.jsonl, and at the end to see whether they stop."""
@@ -270,3 +264,27 @@ class InstructConfig(CommandConfig):
     validation: InstructValidationConfig = InstructValidationConfig()
     answers: AnswersConfig = AnswersConfig()
     run: RunConfig = RunConfig()
+
+
+class ChatConfig(CommandConfig):
+    """Talk to a model, streaming, with history; /help shows the commands. --prompt answers once; pipes work."""
+
+    stage: ClassVar[str] = "finetune"
+    command: ClassVar[str] = "chat"
+    makes_run: ClassVar[bool] = False
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    prompt: str | None = Field(None, description="answer this and stop")
+    system: str | None = Field(None, description="what the model is told before the conversation")
+    max_new_tokens: int = Field(256, ge=1, description="of an answer", json_schema_extra={"unit": "tokens"})
+    temperature: float = Field(0.7, ge=0, description="0: always the likeliest token")
+    top_p: float = Field(
+        0.95, gt=0, le=1, description="only among the likeliest tokens with this total probability"
+    )
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1: seen tokens become less likely")
+    seed: int = Field(0, ge=0, description="of the sampling")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, else mps, else cpu"
+    )

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from finetune.config import PredictConfig
 from fledge import atomic, console, device
 from fledge.data import labelled, rows, sources
-from fledge.errors import DataError
+from fledge.errors import DataError, UsageError
 from fledge.models import classifier
 from fledge.models.classifier import Classifier, Text
 
@@ -20,7 +20,10 @@ def run(settings: PredictConfig) -> dict[str, Any]:
 
     Raises:
         DataError: a row has no text, or `--out` exists.
+        UsageError: neither or both of `--input` and `--text` are given.
     """
+    if bool(settings.input) == bool(settings.text):
+        raise UsageError("give texts: --input FILE or --text '...'")
     found = sources.expand(settings.input) if settings.input else []
     made = classifier.load(settings.model, device.resolve_device(settings.device, "--device"))
     texts: Iterator[Text] = _texts(found) if found else ((text, None) for text in settings.text)

@@ -84,5 +84,5 @@ def test_a_causal_folder_is_refused(qwen3: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_texts_are_asked_for(spam: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict(spam) == 1
+    assert predict(spam) == 2
     assert "give texts: --input FILE or --text '...'" in capsys.readouterr().err
