@@ -4,6 +4,6 @@ from fledge.options import StageGroup
 
 cli = StageGroup(
     "finetune",
-    ["instruct", "classify", "predict"],
+    ["instruct", "classify", "predict", "chat"],
     help="A base model to one that answers, or that classifies.",
 )

@@ -30,7 +30,10 @@ OWN = {
 }
 
 # Commands of a stage that the root has, too: name -> (stage, help).
-SHARED = {"report": ("eval", "a model's whole life on one page")}
+SHARED = {
+    "chat": ("finetune", "talk to a model"),
+    "report": ("eval", "a model's whole life on one page"),
+}
 
 
 class Root(click.Group):

@@ -1,0 +1,238 @@
+"""`fledge finetune chat`: talk to a model in the terminal."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune import vocabulary
+from finetune.config import ChatConfig
+from fledge import console, device
+from fledge.data.messages import Message, check_roles
+from fledge.errors import DataError, FledgeError, ModelError
+from fledge.models import folder as model_folder
+from fledge.models import generation
+from fledge.models.generation import Sampling
+from fledge.models.loaded import LoadedModel, load
+from tokenizer.chat import render
+
+HELP = """/reset             forget the conversation
+/system TEXT       what the model is told first; alone: nothing
+/temperature T     0: always the likeliest token
+/save FILE         the conversation, as {"messages": [...]}
+/load FILE         go on with a saved one
+/quit              or Ctrl-D
+A line that ends with a backslash goes on; \"\"\" begins and ends a text of several lines.
+Ctrl-C stops an answer."""
+FENCE = '"""'
+
+
+def run(settings: ChatConfig) -> dict[str, Any]:
+    """Answer `--prompt`, or the lines of stdin one after the other; see ChatConfig."""
+    talk = Talk(settings)
+    if settings.prompt is not None:
+        talk.say(settings.prompt)
+    else:
+        _loop(talk)
+    return {"model": str(talk.path), "messages": talk.messages}
+
+
+class Talk:
+    """A conversation with a model.
+
+    Raises:
+        ModelError: no model there, a classifier, or a model that knows no turns.
+    """
+
+    def __init__(self, settings: ChatConfig) -> None:
+        self.path = model_folder.find_model(settings.model)
+        kinds = model_folder.read_config(self.path).get("architectures") or [""]
+        if kinds[0].endswith("ForSequenceClassification"):
+            raise ModelError(
+                f"{self.path}: a classifier, which labels texts; use fledge finetune predict {self.path}"
+            )
+        self._loaded = load(self.path, device=device.resolve_device(settings.device, "--device"))
+        self._stop_ids = _stop_ids(self.path, self._loaded)
+        self.sampling = Sampling(
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            repetition_penalty=settings.repetition_penalty,
+            stop_ids=self._stop_ids,
+            seed=settings.seed,
+        )
+        self.messages: list[Message] = []
+        self.set_system(settings.system or "")
+
+    def set_system(self, text: str) -> None:
+        """Put a system message first, or none, and forget the rest."""
+        self.messages = [{"role": "system", "content": text}] if text else []
+
+    def say(self, text: str) -> None:
+        """Say something and write the answer to stdout, piece by piece; Ctrl-C ends the answer.
+
+        Raises:
+            DataError: the text alone is longer than the context has room for.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            prompt, room = self._fitted_prompt()
+        except FledgeError:
+            self.messages.pop()
+            raise
+        answer = ""
+        with contextlib.suppress(KeyboardInterrupt):
+            for piece in self._pieces(prompt, room):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+                answer += piece
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        self.messages.append({"role": "assistant", "content": answer})
+
+    def _pieces(self, prompt: list[int], room: int) -> Iterator[str]:
+        # Each turn draws anew, so that the same words do not get the same answer for ever.
+        seed = self.sampling.seed + len(self.messages)
+        limit = min(self.sampling.max_new_tokens, room)
+        sampling = dataclasses.replace(self.sampling, max_new_tokens=limit, seed=seed)
+        return generation.stream_text(self._loaded.model, self._loaded.tokenizer, prompt, sampling)
+
+    def _fitted_prompt(self) -> tuple[list[int], int]:
+        """The conversation as ids, and the tokens left for an answer; the oldest turns go where there is no room."""
+        context = generation.context_of(self._loaded.model)
+        wanted = min(self.sampling.max_new_tokens, context // 2)
+        first = 1 if self.messages[0]["role"] == "system" else 0
+        dropped = 0
+        while True:
+            ids = render(self._loaded.tokenizer, self.messages, add_generation_prompt=True).ids
+            if len(ids) + wanted <= context:
+                break
+            if len(self.messages) <= first + 2:
+                raise DataError(
+                    f"the message has {len(ids)} tokens with its turn's marks; the context of {context} holds "
+                    f"{context - wanted} beside an answer of {wanted}: shorten it, or lower --max-new-tokens"
+                )
+            del self.messages[first : first + 2]
+            dropped += 1
+        if dropped:
+            console.note(
+                f"(the context of {context} tokens is full: the oldest {dropped} turns are forgotten)"
+            )
+        return ids, context - len(ids)
+
+    def save(self, file: str) -> None:
+        """Write the conversation as a row of {"messages": [...]}, which `finetune instruct` can read."""
+        Path(file).write_text(
+            json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    def load(self, file: str) -> None:
+        """Go on with a saved conversation.
+
+        Raises:
+            DataError: the file holds none.
+        """
+        try:
+            messages = json.loads(Path(file).read_text(encoding="utf-8"))["messages"]
+            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
+            check_roles([message["role"] for message in messages] or ["none"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file}: no saved conversation ({error})") from None
+        self.messages = messages
+
+
+def _stop_ids(path: Path, loaded: LoadedModel) -> tuple[int, ...]:
+    """The ids that end an answer.
+
+    Raises:
+        ModelError: the model has no chat template.
+    """
+    if loaded.tokenizer.chat_template is None:
+        raise ModelError(
+            f"{path}: no chat template, so it knows no turns; teach it with fledge finetune instruct {path}, or let it "
+            f"go on with a text: fledge pretrain sample {path}"
+        )
+    try:
+        said = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError):
+        said = None
+    known = list(said) if isinstance(said, list) else [said] * (said is not None)
+    ends = vocabulary.stop_ids(loaded.tokenizer)
+    if ends[0] not in known:
+        console.warn(
+            f"{path}: was never taught to end an answer; is it a base model? fledge finetune instruct"
+        )
+    return tuple(dict.fromkeys([*ends, *known]))
+
+
+def _loop(talk: Talk) -> None:
+    """Read turns and commands until the end of input."""
+    with contextlib.suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401, gives input() its editing and history
+    if sys.stdin.isatty():
+        console.note(f"{talk.path}; /help shows the commands")
+    while (text := _read_turn()) is not None:
+        try:
+            if text.startswith("/"):
+                if not _obey(talk, text):
+                    return
+            elif text.strip():
+                talk.say(text)
+        except FledgeError as error:
+            console.note(f"error: {error}")
+
+
+def _read_turn() -> str | None:
+    """What the user says, of one line or several; None at the end of input."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = input(("> " if not lines else ". ") if sys.stdin.isatty() else "")
+        except EOFError:
+            return "\n".join(lines) if lines else None
+        except KeyboardInterrupt:
+            console.note("\n(/quit leaves)")
+            lines = []
+            continue
+        lines.append(line)
+        text = "\n".join(lines)
+        if text.startswith(FENCE):
+            if len(text) >= 2 * len(FENCE) and text.rstrip().endswith(FENCE):
+                return text.rstrip()[len(FENCE) : -len(FENCE)].strip("\n")
+        elif line.endswith("\\"):
+            lines[-1] = line[:-1]
+        else:
+            return text
+
+
+def _obey(talk: Talk, text: str) -> bool:
+    """Carry out a command; False to leave."""
+    command, _, rest = text.partition(" ")
+    rest = rest.strip()
+    if command in ("/quit", "/exit"):
+        return False
+    if command == "/reset":
+        talk.set_system(
+            talk.messages[0]["content"] if talk.messages and talk.messages[0]["role"] == "system" else ""
+        )
+        console.note("(forgotten)")
+    elif command == "/system":
+        talk.set_system(rest)
+        console.note("(a new conversation)")
+    elif command == "/temperature":
+        try:
+            talk.sampling = dataclasses.replace(talk.sampling, temperature=float(rest))
+        except ValueError:
+            raise DataError(f"/temperature {rest}: expected a number, such as 0.7") from None
+    elif command in ("/save", "/load") and rest:
+        try:
+            (talk.save if command == "/save" else talk.load)(rest)
+        except OSError as error:
+            raise DataError(f"{rest}: can't be written ({error.strerror})") from None
+        console.note(f"({len(talk.messages)} messages)")
+    else:
+        console.note(HELP)
+    return True

@@ -1,0 +1,140 @@
+"""`fledge finetune chat`: one answer, pipes, commands, trimming, errors."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune import chat
+from finetune.chat import Talk
+from finetune.config import ChatConfig
+from fledge.__main__ import run
+from fledge.errors import DataError
+from fledge.models import generation
+from fledge.tokens import TextTokenizer
+from tokenizer.chat import render
+
+
+def talk_to(model: Path, **settings: Any) -> Talk:
+    return Talk(ChatConfig(model=str(model), temperature=0, max_new_tokens=8, device="cpu", **settings))
+
+
+def test_a_prompt_gets_one_answer(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", str(qwen3), "--prompt", "Who?", "--config=tiny", "--json"]) == 0
+    *_, answer = capsys.readouterr().out.splitlines()
+    messages = json.loads(answer)["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+
+
+def test_the_answer_is_the_samplers(
+    qwen3: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = talk_to(qwen3)
+    talk.say("Who?")
+    ids = render(tokenizer, [{"role": "user", "content": "Who?"}], add_generation_prompt=True).ids
+    (text,) = generation.complete(talk._loaded.model, tokenizer, [ids], talk.sampling)
+    assert capsys.readouterr().out == text + "\n"
+    assert talk.messages[-1] == {"role": "assistant", "content": text}
+
+
+def test_an_answer_stops_at_the_end_of_turn(
+    qwen3: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = talk_to(qwen3)
+    weight, end = talk._loaded.model.head_weight, tokenizer.special_ids["<|im_end|>"]
+    with torch.no_grad():
+        weight[:] = 0.0
+        weight[end] = 100 * torch.sign(talk._loaded.model.hidden(torch.tensor([[1, 2, 3]]))[0, -1])
+    talk.say("Who?")
+    assert "<|im_end|>" not in capsys.readouterr().out
+    assert talk.sampling.stop_ids[0] == end
+
+
+def test_lines_of_a_pipe_are_turns_and_commands(
+    qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "talk.json"
+    typed = [
+        "/system S",
+        "a \\",
+        "b",
+        '"""c',
+        "/d",
+        '"""',
+        "/temperature 0.5",
+        "/temperature hot",
+        f"/save {saved}",
+        "/reset",
+        f"/load {saved}",
+        "/nonsense",
+        "/load nowhere.json",
+        "/quit",
+        "never said",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
+    config = ChatConfig(model=str(qwen3), max_new_tokens=3, temperature=0, device="cpu")
+    said = chat.run(config)["messages"]
+    assert said == json.loads(saved.read_text())["messages"]
+    assert [m["content"] for m in said if m["role"] != "assistant"] == ["S", "a \nb", "c\n/d"]
+    told = capsys.readouterr().err
+    assert "error: /temperature hot: expected a number, such as 0.7" in told
+    assert "error: nowhere.json: no saved conversation" in told
+    assert "/reset             forget the conversation" in told
+
+
+def test_the_oldest_turns_go_when_the_context_is_full(
+    qwen3: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = talk_to(qwen3, system="Be kind.")
+    for number in range(6):
+        talk.say(f"message {number}")
+    assert "the context of 64 tokens is full" in capsys.readouterr().err
+    assert talk.messages[0]["content"] == "Be kind."
+    assert talk.messages[-2]["content"] == "message 5"
+    assert len(talk.messages) < 12
+
+
+def test_a_message_longer_than_the_context_is_refused_and_forgotten(qwen3: Path) -> None:
+    talk = talk_to(qwen3)
+    with pytest.raises(DataError, match=r"the message has \d+ tokens .* the context of 64 holds 56 beside"):
+        talk.say("word " * 100)
+    assert talk.messages == []
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    qwen3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any) -> Iterator[str]:
+        yield "half of"
+        raise KeyboardInterrupt
+
+    talk = talk_to(qwen3)
+    monkeypatch.setattr(generation, "stream_text", interrupted)
+    talk.say("Who?")
+    assert capsys.readouterr().out == "half of\n"
+    assert talk.messages[-1]["content"] == "half of"
+
+
+def test_a_model_without_template_and_a_base_model_are_told(
+    qwen3: Path, tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk_to(qwen3)
+    assert "was never taught to end an answer; is it a base model?" in capsys.readouterr().err
+    for file in qwen3.iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert run(["finetune", "chat", str(tmp_path), "--prompt=x"]) == 1
+    assert f"{tmp_path}: no chat template, so it knows no turns; teach it with" in capsys.readouterr().err
+
+
+def test_a_classifier_is_refused(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((qwen3 / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(content | {"architectures": ["Qwen3ForSequenceClassification"]})
+    )
+    assert run(["finetune", "chat", str(tmp_path), "--prompt=x"]) == 1
+    assert "a classifier, which labels texts; use fledge finetune predict" in capsys.readouterr().err
