@@ -72,19 +72,20 @@ def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Sub
         return task.model_copy(update={"data": [*task.data, *settings.data]})
     if not task.data and not settings.data:
         return task
+    is_shipped = (harness.TASKS / f"{name}.yaml").is_file()
+    wanted = [Path(root) / entry for root in settings.data for entry in task.data if is_shipped]
+    there = [str(path) for path in wanted if path.exists()]
+    if there:
+        return task.model_copy(update={"data": there})
     if settings.task and settings.data:
         return task.model_copy(update={"data": settings.data})
     if all(entry.startswith("village:") for entry in task.data):
         return task if settings.task or subject is None else _in_own_village(task, subject)
-    if not (harness.TASKS / f"{name}.yaml").is_file():  # a user's own file: its paths are as typed
+    if not is_shipped:  # a user's own file: its paths are as typed
         return task
-    wanted = [Path(root) / entry for root in settings.data for entry in task.data]
-    there = [str(path) for path in wanted if path.exists()]
-    if not there:
-        usual = ", ".join(task.data)
-        option = f"--task {name} --data PATHS" if settings.task else f"--data FOLDER, with {usual} in it"
-        raise DoesNotApply(f"its data is not here; give {option}")
-    return task.model_copy(update={"data": there})
+    usual = ", ".join(task.data)
+    option = f"--task {name} --data PATHS" if settings.task else f"--data FOLDER, with {usual} in it"
+    raise DoesNotApply(f"its data is not here; give {option}")
 
 
 def _in_own_village(task: TaskConfig, subject: Subject) -> TaskConfig:
