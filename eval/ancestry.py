@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fledge import lineage, rundir
+from fledge import console, lineage, rundir
 from fledge.errors import RunError
 
 PRODUCTS = ("model", "shards", "tokenizer")  # what a run leaves to the next one
@@ -89,9 +89,11 @@ def life(runs: Sequence[Path]) -> list[Stage]:
         sources = [source for source in _sources(record) if source not in inherited]
         product = sha256(made[0]) if made else None
         stages[path.resolve()] = Stage(path, record, links, sources, product, depth)
+        bar.advance()
 
-    for run in runs:
-        visit(run)
+    with console.progress("reading runs and checking hashes", unit="runs") as bar:
+        for run in runs:
+            visit(run)
     return sorted(stages.values(), key=lambda stage: stage.depth)
 
 

@@ -66,6 +66,8 @@ def gather(stages: Sequence[Stage]) -> dict[str, Any]:
                 problems.append(f"{stage.path}/{file}: {count} damaged lines are left out")
         problems += _broken_links(stage)
         result = run_facts.read_object(stage.path / "result.json")
+        if result is None and (stage.path / "result.json").is_file():
+            problems.append(f"{stage.path}/result.json: can't be read; its numbers are left out")
         shown.append(_stage(stage, names, metrics, result))
         ages += [{"run": run_id, **age} for age in run_facts.ages(samples)]
         for card in run_facts.own_numbers(result or {}):

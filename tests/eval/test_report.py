@@ -284,8 +284,10 @@ def test_damaged_lines_are_left_out_and_counted(
     metrics = whole_life / "base" / "metrics.jsonl"
     content = metrics.read_bytes()
     metrics.write_bytes(b'\xff\xfe{"step": 1}\n[1]\n{"loss": 2}\n' + content + b'{"step": 110, "lo')
+    (whole_life / "base" / "result.json").write_text('{"steps": ')
     life = make_report(tmp_path, whole_life / "base")
-    assert life["problems"] == [f"{metrics}: 4 damaged lines are left out"]
+    damaged = f"{whole_life}/base/result.json: can't be read; its numbers are left out"
+    assert life["problems"] == [f"{metrics}: 4 damaged lines are left out", damaged]
     assert f"{metrics}: 4 damaged lines are left out" in capsys.readouterr().err
     assert len(life["stages"][2]["curves"]["loss"]) == len(content.splitlines())
 
