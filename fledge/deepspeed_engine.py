@@ -20,6 +20,7 @@ from torch import Tensor
 from fledge import processes
 from fledge.engine import StepResult, require_compiler
 from fledge.errors import RunError, RunFailed
+from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 
 TAG, UNIVERSAL = "state", "universal"  # folders in a checkpoint, as DeepSpeed calls them
@@ -145,12 +146,17 @@ class DeepSpeedEngine:
             yield
 
     @contextlib.contextmanager
-    def whole_weights(self) -> Iterator[None]:
-        """Every process holds all weights, also at ZeRO 3."""
-        shared = list(self.model.parameters()) if self._plan.zero == 3 else []
-        with self._eager(), self._gather(shared, enabled=bool(shared)):
-            yield
+    def whole_weights(self) -> Iterator[LanguageModel]:
+        """The model for the first process, while the others wait; at ZeRO 3 a copy, as no process has all weights."""
+        with self._eager():
+            yield self._whole_copy() if self._plan.zero == 3 else self.model
             processes.wait_for_all()
+
+    def _whole_copy(self) -> LanguageModel:
+        copy = architecture.build(self.model.config, None, self._vocabulary_rows).to(self._plan.device)
+        with self._gather(list(self.model.parameters())):
+            copy.to(next(self.model.parameters()).dtype).load_state_dict(self.model.state_dict())
+        return copy
 
     def _eager(self) -> contextlib.AbstractContextManager[Any]:
         return torch.compiler.set_stance("force_eager") if self._is_compiled else contextlib.nullcontext()

@@ -39,7 +39,7 @@ class TorchEngine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         optimizer: torch.optim.Optimizer,
         clip_norm: float,
         device: str,
@@ -58,18 +58,24 @@ class TorchEngine:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Eager, in the training's number format."""
-        with self.whole_weights(), self._autocast():
+        """The context of a forward pass that trains nothing: eager, in the training's number format."""
+        with self._eager(), self._autocast():
             yield
 
-    def whole_weights(self) -> contextlib.AbstractContextManager[Any]:
-        """Eager: other shapes than the training's would be compiled anew."""
+    @contextlib.contextmanager
+    def whole_weights(self) -> Iterator[Any]:
+        """The model with all of its weights: to write text with, and to save."""
+        with self._eager():
+            yield self.model
+
+    def _eager(self) -> contextlib.AbstractContextManager[Any]:
+        # Other shapes than the training's would be compiled anew.
         return torch.compiler.set_stance("force_eager") if self._is_compiled else contextlib.nullcontext()
 
     def compile(self) -> None:
         """Compile the model's blocks in place; names of weights stay."""
         require_compiler()
-        for block in self.model.blocks:  # type: ignore[union-attr]
+        for block in self.model.blocks:
             block.compile()
         self._is_compiled = True
 

@@ -6,6 +6,7 @@ from typing import Any
 from fledge import console, lineage, model_card, plots, processes
 from fledge.metrics_log import read_metrics
 from fledge.models import folder as model_folder
+from fledge.models.architecture import LanguageModel
 from fledge.rundir import RunFolder
 from pretrain.config import TrainConfig
 from pretrain.floors import village_floors
@@ -80,21 +81,21 @@ def finish(
     }
     if "parent_data" in before:
         result["parent_validation_bits_per_byte"] = _on_parent_data(session, before["parent_data"])
-    with session.engine.whole_weights():
+    with session.engine.whole_weights() as model:
         if processes.is_first():
-            _publish(folder, session, data, result, metrics)
+            _publish(folder, model, data, result, metrics)
     return result
 
 
 def _publish(
     folder: RunFolder,
-    session: Session,
+    model: LanguageModel,
     data: TrainingData,
     result: dict[str, Any],
     metrics: list[dict[str, Any]],
 ) -> None:
     with folder.publish("model") as partial:
-        model_folder.save_model(session.model, partial)
+        model_folder.save_model(model, partial)
         data.tokenizer.save(partial)
         card = model_card.write(folder.path.name, lineage.read(folder.path), _lines(result, data))
         (partial / "README.md").write_text(card, encoding="utf-8")

@@ -248,15 +248,15 @@ def _roll_back(session: Session, folder: RunFolder) -> None:
 
 
 def _share_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:
-    with session.engine.whole_weights():
+    with session.engine.whole_weights() as model:
         if processes.is_first():
-            _write_samples(session, data, folder)
+            _write_samples(model, session, data, folder)
 
 
-def _write_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:
+def _write_samples(model: LanguageModel, session: Session, data: TrainingData, folder: RunFolder) -> None:
     """Let the model continue the fixed prompts, for samples.jsonl."""
     wanted, step = session.config.samples, session.counters.step
-    model, tokenizer = session.model, data.tokenizer
+    tokenizer = data.tokenizer
     limits = generation.Sampling(max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature)
     sampling = generation.fitted(model, tokenizer, limits)
     ids = generation.prompt_ids(model, tokenizer, wanted.prompts, sampling)
