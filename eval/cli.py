@@ -2,4 +2,6 @@
 
 from fledge.options import StageGroup
 
-cli = StageGroup("eval", ["run", "compare", "overlap", "report"], help="The same numbers for every model.")
+cli = StageGroup(
+    "eval", ["run", "compare", "overlap", "selfcheck", "report"], help="The same numbers for every model."
+)
