@@ -73,8 +73,10 @@ def gather(stages: Sequence[Stage]) -> dict[str, Any]:
         for card in run_facts.own_numbers(result or {}):
             rows = [{**row, "label": row["label"] or run_id} for row in card["rows"]]
             numbers.append({**card, "rows": rows, "task": run_id, "note": "measured by the run itself"})
+    used = {parent["name"] for stage in shown for parent in stage["parents"]}
     return {
-        "title": names[stages[-1].path.resolve()],
+        # What the life led to: nothing was made from these.
+        "title": ", ".join([stage["name"] for stage in shown if stage["name"] not in used][-3:]),
         "version": metadata.version("fledge-lm"),
         "stages": shown,
         "ages": ages,
