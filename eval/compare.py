@@ -49,8 +49,8 @@ class Line:
 
 def run(settings: CompareConfig) -> dict[str, Any]:
     """Compare models; see CompareConfig."""
-    if len(set(settings.models)) < len(settings.models):
-        raise ConfigError("a model stands twice; each is compared with the first one")
+    if len(settings.models) < 2 or len(set(settings.models)) < len(settings.models):
+        raise ConfigError("give two different models or more; each is compared with the first one")
     subjects = {model: _seeds(model, settings) for model in settings.models}
     lines: list[Line] = []
     for wanted in _wanted(settings, subjects):

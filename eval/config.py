@@ -105,7 +105,7 @@ class CompareConfig(MeasureConfig):
     command: ClassVar[str] = "compare"
 
     models: list[str] = Field(
-        min_length=2,
+        min_length=1,
         description="runs, model folders or hub names; the others are compared with the first",
         json_schema_extra={"argument": True},
     )

@@ -77,7 +77,7 @@ def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Sub
     there = [str(path) for path in wanted if path.exists()]
     if there:
         return task.model_copy(update={"data": there})
-    if settings.task and settings.data:
+    if len(settings.task) == 1 and settings.data:  # of several, each finds its own
         return task.model_copy(update={"data": settings.data})
     if all(entry.startswith("village:") for entry in task.data):
         return task if settings.task or subject is None else _in_own_village(task, subject)
