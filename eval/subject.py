@@ -159,7 +159,8 @@ class Subject:
             special = self.tokenizer.special_ids
             ends += [special[name] for name in names if name in special]
         sampling = generation.Sampling(
-            max_new_tokens=request.max_new_tokens,
+            # Of a short context half is the prompt's.
+            max_new_tokens=min(request.max_new_tokens, generation.context_of(self.model) // 2),
             temperature=0.0,
             stop_ids=tuple(ends),
             stop_strings=request.stop,
