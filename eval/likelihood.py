@@ -1,7 +1,7 @@
 """Log-probabilities of tokens: what all tasks by log-likelihood and perplexity are computed with.
 
 Nothing is computed twice and little for padding: sequences that begin alike (two sentences of a pair, the choices of a
-question) are read as one tree, trees of about one length make a batch, and logits are made only for tokens that are
+question) are read as one tree, trees of about one size make a batch, and logits are made only for tokens that are
 scored, a chunk at a time. Conventions are lm-evaluation-harness's (its `HFLM.loglikelihood`).
 
 Shapes: B trees, T tokens of the largest, D width, E edges (a token after its context), V vocabulary.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eval.items import Answer, Item, Likelihood
-from eval.token_tree import Tokens, TokenTree
+from eval.token_tree import Tokens, TokenTree, pack
 from fledge import console, device
 from fledge.errors import DataError, ModelError
 from fledge.models.generation import context_of
@@ -120,14 +120,8 @@ class Scorer:
         return chat.render(self._tokenizer, context, add_generation_prompt=True).ids
 
     def _likelihoods(self, groups: Sequence[Sequence[Tokens]], low: bool = False) -> list[list[Answer]]:
-        scores = self.score(groups, low)
-        return [
-            [
-                Likelihood(float(s.logprobs.sum()), len(s.logprobs), bool(s.is_greedy.all()), tokens.is_cut)
-                for tokens, s in zip(group, found, strict=True)
-            ]
-            for group, found in zip(groups, scores, strict=True)
-        ]
+        scores = iter(self.score([tokens for group in groups for tokens in group], low))
+        return [[_likelihood(tokens, next(scores)) for tokens in group] for group in groups]
 
     def _in_low_precision(
         self,
@@ -158,23 +152,26 @@ class Scorer:
 
     # --- tokens ---
 
-    def score(self, groups: Sequence[Sequence[Tokens]], low: bool = False) -> list[list[TokenScores]]:
-        """The scores of sequences; those of a group are read as one tree.
+    def score(self, sequences: Sequence[Tokens], low: bool = False) -> list[TokenScores]:
+        """The scores of sequences; what neighbours in order of their ids share is read once.
 
         Args:
             low: in bfloat16, in place of float32.
         """
-        if not self._is_ours:  # transformers' own classes read plain rows only
-            flat = self._score_trees([TokenTree.of([tokens]) for group in groups for tokens in group], low)
-            rows = iter(flat)
-            return [[next(rows)[0] for _ in group] for group in groups]
-        return self._score_trees([TokenTree.of(group) for group in groups], low)
+        # transformers' own classes read plain rows only.
+        packs = pack(sequences) if self._is_ours else [[i] for i in range(len(sequences))]
+        trees = [TokenTree.of([sequences[i] for i in places]) for places in packs]
+        found = [TokenScores(np.empty(0), np.empty(0))] * len(sequences)
+        for places, scores in zip(packs, self._score_trees(trees, low), strict=True):
+            for i, score in zip(places, scores, strict=True):
+                found[i] = score
+        return found
 
     def _score_trees(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]]:
         found: dict[int, list[TokenScores]] = {}
         # The largest first: what does not fit into memory shows at once.
         waiting = sorted(range(len(trees)), key=lambda i: -len(trees[i].ids))
-        with console.progress("scoring", len(trees), "items") as bar:
+        with console.progress("scoring", sum(len(tree.ids) for tree in trees), "tokens") as bar:
             while waiting:
                 batch = waiting[: self._rows_of(len(trees[waiting[0]].ids))]
                 scores = self._try([trees[i] for i in batch], low)
@@ -182,7 +179,7 @@ class Scorer:
                     continue
                 found.update(zip(batch, scores, strict=True))
                 waiting = waiting[len(batch) :]
-                bar.advance(len(batch))
+                bar.advance(sum(len(trees[i].ids) for i in batch))
         return [found[i] for i in range(len(trees))]
 
     def _rows_of(self, longest: int) -> int:
@@ -245,6 +242,11 @@ class Scorer:
         if self._low_precision is None:
             self._low_precision = copy.deepcopy(self._model).to(device.torch_dtype("bfloat16"))
         return self._low_precision
+
+
+def _likelihood(tokens: Tokens, score: TokenScores) -> Likelihood:
+    nats, is_greedy = float(score.logprobs.sum()), bool(score.is_greedy.all())
+    return Likelihood(nats, len(score.logprobs), is_greedy, tokens.is_cut)
 
 
 def _part(request: Any) -> tuple[str, str]:

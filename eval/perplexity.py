@@ -65,11 +65,11 @@ def score_windows(
 ) -> list[ItemScore]:
     """Nats, tokens and bytes of each window; of a document with its neighbours it is one cluster."""
     length = np.array([len(piece) for piece in token_bytes])
-    scores = scorer.score([[tokens] for _, tokens in found])
+    scores = scorer.score([tokens for _, tokens in found])
     names = [name.rpartition("#")[0] for name, _ in found]
     clustered = len(set(names)) >= ENOUGH_DOCUMENTS
     items = []
-    for (where, tokens), name, (score,) in zip(found, names, scores, strict=True):
+    for (where, tokens), name, score in zip(found, names, scores, strict=True):
         bytes_N = length[np.asarray(tokens.ids[tokens.start :])]
         nats, num_tokens = float(-score.logprobs[bytes_N > 0].sum()), int((bytes_N > 0).sum())
         values = {

@@ -21,6 +21,38 @@ class Tokens:
         return cls(ids[left_out:], max(1, start - left_out), left_out > 0)
 
 
+# Attention within a tree costs as much for what a token may not see: small trees of all that begins alike, and larger
+# ones only for choices behind a long question.
+TREE_TOKENS, TREE_LENGTHS = 96, 4
+WORTH_SHARING = 2  # tokens; the beginning of a document is one that all share
+
+
+def pack(sequences: Sequence[Tokens]) -> list[list[int]]:
+    """Places of sequences that are worth reading as one tree; each place once."""
+    order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i].ids))
+    packs: list[list[int]] = []
+    size = 0
+    for before, i in zip([None, *order], order, strict=False):
+        ids = sequences[i].ids
+        shared = 0 if before is None else _shared(sequences[before].ids, ids)
+        grown = size + len(ids) - shared
+        if packs and shared >= WORTH_SHARING and grown <= max(TREE_TOKENS, TREE_LENGTHS * len(ids)):
+            packs[-1].append(i)
+            size = grown
+        else:
+            packs.append([i])
+            size = len(ids)
+    return packs
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two sequences begin with in common."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(second))
+
+
 @dataclass(frozen=True)
 class TokenTree:
     """The tokens to read, each behind its parent, and the edges to score."""

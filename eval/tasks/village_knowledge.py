@@ -36,10 +36,10 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     if not fitting:
         raise DoesNotApply(f"no story fits into the model's context of {subject.scorer.context} tokens")
     end = subject.tokenizer.end_of_text_id
-    scores = subject.scorer.score([[Tokens([end, *encoded[i][0]], 1)] for i in fitting])
+    scores = subject.scorer.score([Tokens([end, *encoded[i][0]], 1) for i in fitting])
     items = [
         _item(world, told[i], encoded[i][1], -score.logprobs / log(2), f"story {i}")
-        for i, (score,) in zip(fitting, scores, strict=True)
+        for i, score in zip(fitting, scores, strict=True)
     ]
     levels = floors.floors(world, [told[i] for i in fitting])
     baselines = {"bits_per_byte": levels.grammar_bits_per_byte, "known_share": 0.0, "facts_known": 0.0}

@@ -179,10 +179,10 @@ class Crowded:
 def test_too_little_memory_makes_batches_smaller_and_says_so(
     subject: Subject, questions: list[Item], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    crowded = Scorer(Crowded(subject.model, room=3), subject.tokenizer, batch_size=16)
+    crowded = Scorer(Crowded(subject.model, room=3), subject.tokenizer, batch_size=8)
     assert nats(crowded, questions) == pytest.approx(nats(subject.scorer, questions), abs=1e-4)
     err = capsys.readouterr().err
-    assert "not enough memory for 16 texts at once; going on with 8" in err
+    assert "not enough memory for 8 texts at once; going on with 4" in err
     assert "going on with 2" in err
 
 

@@ -1,12 +1,17 @@
 """`fledge eval run`, through the command line."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eval.harness import find_task
+from eval.run import find_suite
 from fledge.__main__ import run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -49,3 +54,144 @@ def test_a_tie_counts_half_here_and_one_in_lm_eval(
     file = write_rows(tmp_path / "a.jsonl", [{"sentence_good": "Same.", "sentence_bad": "Same."}])
     found = results(capsys, str(model_folder), "--task", "blimp", "--data", str(file))["results"]["blimp"]
     assert (found["accuracy"]["value"], found["accuracy_lm_eval"]["value"]) == (0.5, 1.0)
+
+
+def test_a_second_run_reads_what_the_first_measured(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(model_folder), "--task=village_pairs", "--limit=3", "--out", str(tmp_path / "out")]
+    first = results(capsys, *arguments)
+    assert run(["eval", "run", *arguments, "--device=cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["results"] == first["results"]
+    assert "village_pairs: measured before" in err
+
+
+def test_other_data_or_limit_is_measured_for_itself(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, n in ((3, 24), (2, 16)):  # eight paradigms
+        arguments = ["--task=village_pairs", f"--limit={limit}", "--out", str(tmp_path / "out")]
+        found = results(capsys, str(model_folder), *arguments)
+        assert found["results"]["village_pairs"]["accuracy"]["n"] == n
+    assert len(list((tmp_path / "out").glob("village_pairs-*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace('"version": 1', '"version": 0'), "of version 0, this is 1; left out"),
+        (lambda text: text[:100], "can't be read"),
+        (lambda text: text.replace('"sha256": "', '"sha256": "0'), "of other weights; measuring again"),
+    ],
+)
+def test_a_result_that_does_not_fit_is_measured_again_aloud(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, message: str
+) -> None:
+    arguments = [str(model_folder), "--task=village_pairs", "--limit=2", "--out", str(tmp_path / "out")]
+    first = results(capsys, *arguments)
+    (file,) = (tmp_path / "out").glob("*.json")
+    file.write_text(damage(file.read_text()))
+    assert run(["eval", "run", *arguments, "--device=cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert message in err
+    assert json.loads(out.splitlines()[-1])["results"] == first["results"]
+    assert json.loads(file.read_text())["version"] == 1
+
+
+def test_a_task_of_ones_own_names_its_kind_data_and_fields(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"ask": f"Who has {n} dogs?", "of": ["Anna", "Bram"], "right": "Bram"} for n in range(3)]
+    data = write_rows(tmp_path / "own.jsonl", rows)
+    (tmp_path / "mine.yaml").write_text(
+        f"kind: multiple_choice\ndata: ['{data}']\nfields: {{query: ask, choices: of, gold: right}}\n"
+        "prompt: 'Question: {ask}'\n"
+    )
+    found = results(capsys, str(model_folder), "--task", str(tmp_path / "mine.yaml"))
+    assert found["results"]["mine"]["accuracy"]["n"] == 3
+    assert found["results"]["mine"]["accuracy"]["baseline"] == 1.0  # always the second
+    assert found["details"]["mine"]["settings"]["prompt"] == "Question: {ask}"
+
+
+CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("kind: multiple_choice", {"query": "Who?"}, "own.jsonl:1: no field 'choices'; it has query"),
+        ("kind: multiple_choice", CHOICE | {"gold": 2}, "'gold' is 2; expected 0 to 1, counted from 0"),
+        ("kind: multiple_choice", CHOICE | {"choices": ["", "x"]}, "'choices' must be a list of two texts"),
+        (
+            "kind: multiple_choice\nprompt: '{nothing}'",
+            CHOICE,
+            "'prompt' asks for 'nothing'; the row has query",
+        ),
+        (
+            "kind: continuation",
+            {"context": "1+1=", "continuation": " "},
+            "'continuation' is empty; a reference",
+        ),
+        (
+            "kind: preferences",
+            {"prompt": "a", "chosen": "b", "rejected": ""},
+            "must be texts, none of them empty",
+        ),
+        (
+            "kind: schema",
+            {"context_options": ["a"], "continuation": "b", "gold": 0},
+            "list of two texts or more",
+        ),
+        ("kind: guessing", CHOICE, "no kind of task 'guessing'; there are: answers"),
+        ("knid: guessing", CHOICE, "own.yaml:1: unknown key 'knid'; did you mean 'kind'?"),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_said(
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    row: dict[str, Any],
+    message: str,
+) -> None:
+    data = write_rows(tmp_path / "own.jsonl", [row])
+    (tmp_path / "own.yaml").write_text(f"{task}\ndata: ['{data}']\n")
+    assert run(["eval", "run", str(model_folder), "--task", str(tmp_path / "own.yaml"), "--device=cpu"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task=blmp"], "--task blmp: no such task; there are: "),
+        (["--suite=fast"], "--suite fast: no such suite; there are: "),
+        (["--task=blimp"], "its data is not here; give --task blimp --data PATHS"),
+        (["--suite=quick"], "none of its tasks can be measured on this model"),
+    ],
+)
+def test_what_is_missing_is_said(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(["eval", "run", str(model_folder), *arguments, "--device=cpu"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "eval" / "suites").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_suite_names_tasks_that_are_there(file: Path) -> None:
+    for name in find_suite(file.stem).tasks:
+        find_task(name)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "eval" / "tasks").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_task_names_a_kind_that_is_there(file: Path) -> None:
+    assert find_task(file.stem)[0] == file.stem
+
+
+def test_an_lm_eval_task_needs_the_extra(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("lm_eval"):
+        pytest.skip("lm_eval is installed here")
+    assert run(["eval", "run", str(model_folder), "--task=lm-eval:piqa", "--device=cpu"]) == 1
+    assert "--task lm-eval: not installed; pip install 'fledge-lm[lm-eval]'" in capsys.readouterr().err
