@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,12 @@ def _measured_before(settings: CompareConfig, subjects: Sequence[Subject]) -> li
     found: dict[str, Wanted] = {}
     for subject in subjects:
         for result in results.read_all(subject.run) if subject.run else []:
-            own = result["settings"]
-            if own["dtype"] == settings.dtype and result["model"]["sha256"] == subject.sha256:
-                task = TaskConfig.model_validate(result["config"])
-                found.setdefault(result["task_sha256"], Wanted(result["task"], task, own["limit"]))
+            limit = result["settings"]["limit"]
+            if result["settings"]["dtype"] != settings.dtype or result["model"]["sha256"] != subject.sha256:
+                continue
+            key = json.dumps(result["config"], sort_keys=True)  # of several limits the widest
+            if key not in found or (limit or inf) > (found[key].limit or inf):
+                found[key] = Wanted(result["task"], TaskConfig.model_validate(result["config"]), limit)
     return list(found.values())
 
 

@@ -174,21 +174,12 @@ def lora_merge(case: Case) -> Outcome:
             if "lora_B" in name:  # they begin at zero, and then nothing is merged
                 parameter.normal_(std=0.02)
     beside = [_logprobs(adapted, torch.tensor([row]))[0] for row in case.rows]
-    merged = adapted.merge_and_unload()
-    distances = [
-        _distance(_logprobs(merged, torch.tensor([row]))[0], expected)
-        for row, expected in zip(case.rows, beside, strict=True)
-    ]
-    return Measured(max(distances), NATS, "nats")
+    return _between(case, adapted.merge_and_unload(), beside)
 
 
 def transformers_parity(case: Case) -> Outcome:
     """fledge and transformers read the same model from the folder."""
-    distances = [
-        _distance(_logprobs(case.transformers_model, torch.tensor([row]))[0], expected)
-        for row, expected in zip(case.rows, case.alone, strict=True)
-    ]
-    return Measured(max(distances), NATS, "nats")
+    return _between(case, case.transformers_model, case.alone)
 
 
 def saved_and_loaded(case: Case) -> Outcome:
@@ -196,11 +187,7 @@ def saved_and_loaded(case: Case) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         case.transformers_model.save_pretrained(name)
         again = load_model(name)
-    distances = [
-        _distance(_logprobs(again, torch.tensor([row]))[0], expected)
-        for row, expected in zip(case.rows, case.alone, strict=True)
-    ]
-    return Measured(max(distances), NATS, "nats")
+    return _between(case, again, case.alone)
 
 
 def token_bytes(case: Case) -> Outcome:
@@ -311,6 +298,12 @@ def _against_alone(case: Case, logprobs_BTV: Tensor, starts: Sequence[int]) -> M
         for i, start in enumerate(starts)
     ]
     return Measured(max(distances), NATS, "nats")
+
+
+def _between(case: Case, model: Any, expected: Sequence[Tensor]) -> Measured:
+    """The largest difference of a model, on each row by itself, from what is expected."""
+    found = (_logprobs(model, torch.tensor([row]))[0] for row in case.rows)
+    return Measured(max(map(_distance, found, expected)), NATS, "nats")
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
