@@ -86,6 +86,7 @@ class DeepSpeedEngine:
         deepspeed = _import_deepspeed(plan.device)
         processes.make_group()
         self.model, self._plan, self._is_compiled = model, plan, False
+        self._is_muon = isinstance(optimizer, OwnOptimizer)
         self._vocabulary_rows = len(model.token_embed.weight)  # none of them here at ZeRO 3
         config = plan.config()
         if isinstance(optimizer, OwnOptimizer):
@@ -177,18 +178,32 @@ class DeepSpeedEngine:
         """Take over a checkpoint; one of another number of processes is made universal first, beside the run's own.
 
         Raises:
+            RunError: DeepSpeed's Muon is to go on in another number of processes.
             RunFailed: DeepSpeed can't convert or load it.
         """
-        if self._plan.zero == 0 or state["processes"] == processes.size():
+        before, now = state["processes"], processes.size()
+        if self._plan.zero == 0 or before == now:
             self._load(checkpoint, TAG)
             return
+        if self._is_muon:
+            raise RunError(
+                f"{checkpoint}: DeepSpeed's Muon can't go on from {before} to {now} processes, as its universal "
+                f"checkpoints leave out the momentum; continue with {before}"
+            )
         scratch = checkpoint.parent / f".{UNIVERSAL}.partial"
         if processes.is_first():
             _make_universal(checkpoint / TAG, scratch / UNIVERSAL)
         processes.wait_for_all()
+        groups = self._engine.basic_optimizer.param_groups
+        settings = [{name: value for name, value in g.items() if name != "params"} for g in groups]
         self._engine._config.load_universal_checkpoint = True
         self._load(scratch, UNIVERSAL)
         self._engine._config.load_universal_checkpoint = False
+        # DeepSpeed gives all groups the settings of the first, and all states one and the same count of steps.
+        for group, own in zip(self._engine.basic_optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        for moments in self._engine.basic_optimizer.state.values():
+            moments["step"] = moments["step"].clone()
         processes.wait_for_all()
         if processes.is_first():
             shutil.rmtree(scratch)

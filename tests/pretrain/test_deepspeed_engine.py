@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fledge.engine import StepResult, TorchEngine, recompute_blocks
+from fledge.errors import RunError
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 from pretrain import optimizer
@@ -104,6 +105,12 @@ def test_muon_with_zero_is_deepspeeds_and_near_ours(zero: int) -> None:
     expected = losses(train(ours, 30))
     theirs = make_engine(architecture.build(shape, 0, 64), zero, "muon")
     assert abs(losses(train(theirs, 30))[-1] - expected[-1]) < 5e-3
+
+
+def test_deepspeeds_muon_stays_with_its_number_of_processes(tmp_path: Path) -> None:
+    engine = make_engine(make_model(), 1, "muon")
+    with pytest.raises(RunError, match=r"can't go on from 2 to 1 processes.* continue with 2"):
+        engine.restore(tmp_path, {"processes": 2})
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
