@@ -1,12 +1,15 @@
 """The plain engine."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fledge.engine import TorchEngine
+from fledge.errors import ConfigError
+from fledge.models import architecture
 
 
 class Bigram(nn.Module):
@@ -69,3 +72,23 @@ def test_learning_rates_are_shares_of_their_peaks() -> None:
     subject = engine(Bigram())
     assert subject.set_learning_rate(0.1) == pytest.approx(0.05)
     assert subject.set_learning_rate(0.2) == pytest.approx(0.1)
+
+
+def test_compiling_without_a_compiler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="--compile: needs a C\\+\\+ compiler, and none was found"):
+        engine(Bigram()).compile()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_equals_eager() -> None:
+    shape = architecture.find_config("qwen3").sized(vocab_size=50, context=8, layers=2, width=16, heads=2)
+    subjects = [engine(architecture.build(shape, 0)) for _ in range(2)]
+    subjects[1].compile()
+    ids_BT, targets_BT = torch.randint(0, 50, (4, 8)), torch.randint(0, 50, (4, 8))
+    for _ in range(3):
+        eager, compiled = (subject.step([(ids_BT, targets_BT)]) for subject in subjects)
+        assert compiled.loss == pytest.approx(eager.loss, abs=1e-5)
+    with subjects[1].whole_weights() as model:
+        assert list(model.state_dict()) == list(subjects[0].model.state_dict())
