@@ -122,6 +122,8 @@ def train(
             progress.stopped_early_of, progress.checks_since_best = None, 0
         with folder.stopping_politely(), trainer.shown():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        # In bfloat16 the trainer puts its cast around the model's forward and leaves it there.
+        trainer.accelerator.unwrap_model(job.model, keep_fp32_wrapper=False)
         is_done = progress.step == settings.run.max_steps or progress.stopped_early_of
         if folder.stop_requested and not is_done:
             raise folder.interrupted(progress.step)
