@@ -184,7 +184,7 @@ class PredictConfig(CommandConfig):
     text: list[str] = Field([], description="a text to label; repeatable")
     out: str | None = Field(None, description="file for the labels; none: shown")
     batch_tokens: int = Field(
-        4096, ge=1, description="in one forward pass; changes no label", json_schema_extra={"unit": "tokens"}
+        1024, ge=1, description="in one forward pass; changes no label", json_schema_extra={"unit": "tokens"}
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: cuda, else mps, else cpu"

@@ -4,12 +4,14 @@ The logits are read at a text's last token, as transformers' own classes do it. 
 with GPT-2, padding to the left would move every position.
 """
 
+import dataclasses
 import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,16 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from fledge.errors import ModelError
-from fledge.models.folder import find_model, read_config
+from fledge.models.architecture import build, find_config, is_ours
+from fledge.models.folder import find_model, read_config, read_tensors
 from fledge.tokens import TextTokenizer
 
 Text = tuple[str, str | None]  # and the second text of a pair
 
 CONTEXT_DEFAULT = 512  # tokens, for a model whose config.json states no context
+BATCH_TOKENS = (
+    1024  # in a forward pass: larger ones no longer fit into a CPU's caches, and take 1.5 times as long
+)
 WINDOW = 1024  # texts that are sorted by length together while they stream by
 THRESHOLD = "decision_threshold"  # our key in config.json
 
@@ -62,7 +68,9 @@ def _framed(tokenizer: TextTokenizer, pad_id: int) -> TemplateProcessing:
 class Classifier:
     """A model that gives each text a probability for every label."""
 
-    model: Any  # transformers' class for sequence classification
+    model: (
+        Any  # transformers' class for sequence classification; one that was loaded only to ask, perhaps ours
+    )
     tokenizer: TextTokenizer
     encoder: Encoder
     labels: list[str]
@@ -73,7 +81,7 @@ class Classifier:
         """The id that fills up rows; never the last id of a text."""
         return int(self.model.config.pad_token_id)
 
-    def probabilities(self, texts: Iterable[Text], batch_tokens: int = 4096) -> Iterator[np.ndarray]:
+    def probabilities(self, texts: Iterable[Text], batch_tokens: int = BATCH_TOKENS) -> Iterator[np.ndarray]:
         """For each text in order its probability of every label, float32 (C,); reads ahead some hundred texts.
 
         Args:
@@ -84,13 +92,15 @@ class Classifier:
             logits_NC = torch.from_numpy(self.logits(self.encoder.encode(window), batch_tokens))
             yield from logits_NC.softmax(-1).numpy()
 
-    def logits(self, ids: Sequence[Sequence[int]], batch_tokens: int = 4096) -> np.ndarray:
+    def logits(self, ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
         """float32 (N, C) logits of encoded texts; the model is put into evaluation mode."""
         found_NC = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         self.model.eval()
         with torch.no_grad():
             for rows in by_length([len(row) for row in ids], batch_tokens):
-                batch_BT = pad([ids[row] for row in rows], self.pad_id).to(self.model.device)
+                batch_BT = pad([ids[row] for row in rows], self.pad_id).to(
+                    next(self.model.parameters()).device
+                )
                 is_real_BT = batch_BT != self.pad_id
                 output = self.model(input_ids=batch_BT, attention_mask=is_real_BT.long())
                 found_NC[rows] = output.logits.float().cpu().numpy()
@@ -147,9 +157,45 @@ def load(path: str | Path, device: str = "cpu") -> Classifier:
             f"{folder}: holds a {', '.join(kinds) or 'model without a head'}, not a classifier; "
             f"make one with `fledge finetune classify {path} --data ...`"
         )
-    model = _from_pretrained(folder, device)
-    names = {int(number): name for number, name in model.config.id2label.items()}
-    return _assembled(model, folder, [names[number] for number in sorted(names)], content.get(THRESHOLD))
+    names = {int(number): name for number, name in content.get("id2label", {}).items()}
+    labels = [names[number] for number in sorted(names)]
+    own = is_ours(content["model_type"]) and content.get("pad_token_id") is not None
+    model = OwnClassifier(folder, content).to(device).eval() if own else _from_pretrained(folder, device)
+    return _assembled(model, folder, labels, content.get(THRESHOLD))
+
+
+@dataclass(frozen=True)
+class Output:
+    """What transformers' classifiers give, as far as it is used here."""
+
+    logits: torch.Tensor
+
+
+class OwnClassifier(torch.nn.Module):
+    """A saved classifier with our own body, to ask: faster than transformers' class, which is not imported."""
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        super().__init__()
+        shape = find_config(content["model_type"]).from_hf(content)
+        self.config = SimpleNamespace(
+            pad_token_id=content["pad_token_id"], max_position_embeddings=shape.context
+        )
+        state = read_tensors(folder)
+        weight = state.pop("score.weight", None)
+        if weight is None:
+            raise ModelError(f"{folder}: weights are missing or of another shape: score.weight")
+        # There is no language-model head, so none that differs from the embeddings.
+        self.body = build(dataclasses.replace(shape, tie_embeddings=True), seed=None)
+        self.body.load_hf_state(state, str(folder))
+        self.score = torch.nn.Linear(shape.width, len(weight), bias=False)
+        self.score.weight.data = weight
+        self.float()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Output:
+        """The logits (B, C) of rows padded to the right, where causal attention needs no mask."""
+        hidden_BTD = self.body.hidden(input_ids)
+        last_B = attention_mask.sum(1) - 1
+        return Output(self.score(hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]))
 
 
 def from_base(path: str | Path, labels: Sequence[str], device: str = "cpu") -> Classifier:
