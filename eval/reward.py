@@ -43,7 +43,7 @@ class RewardModel:
         rewards = [0.0] * len(ids)
         with torch.inference_mode():
             for rows in classifier.by_length([len(row) for row in ids], BATCH_TOKENS):
-                batch = classifier.pad([ids[row] for row in rows], pad_id).to(model.device)
+                batch = classifier.pad([ids[row] for row in rows], pad_id).to(next(model.parameters()).device)
                 logits: Any = model(input_ids=batch, attention_mask=(batch != pad_id).long()).logits
                 for row, reward in zip(rows, logits[:, 0].float().tolist(), strict=True):
                     rewards[row] = reward
