@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from fledge.data.messages import Message
 from fledge.errors import ModelError
 from fledge.models import classifier
 from fledge.models.classifier import Classifier
 from tokenizer import chat
-
-BATCH_TOKENS = 4096  # at once, padding included; changes no score
 
 
 @dataclass(frozen=True)
@@ -39,15 +34,7 @@ class RewardModel:
         A conversation that is too long for the context loses its beginning.
         """
         ids = [self._ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        pad_id, model = self.inner.pad_id, self.inner.model
-        rewards = [0.0] * len(ids)
-        with torch.inference_mode():
-            for rows in classifier.by_length([len(row) for row in ids], BATCH_TOKENS):
-                batch = classifier.pad([ids[row] for row in rows], pad_id).to(next(model.parameters()).device)
-                logits: Any = model(input_ids=batch, attention_mask=(batch != pad_id).long()).logits
-                for row, reward in zip(rows, logits[:, 0].float().tolist(), strict=True):
-                    rewards[row] = reward
-        return rewards
+        return [float(reward) for reward in self.inner.logits(ids)[:, 0]]
 
     def _ids(self, prompt: Sequence[Message], answer: str) -> list[int]:
         tokenizer = self.inner.tokenizer
