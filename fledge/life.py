@@ -16,6 +16,8 @@ from fledge.metrics_log import whole_lines
 
 VILLAGE = "village:hamlet"
 GAP_LIMIT = 0.15  # bits per byte above the floor of who knows the village
+BASE_RIGHT_LIMIT = 0.1  # share of facts that a base model may answer: it has not learnt to answer
+CHAT_RIGHT_LIMIT = 0.8  # share of facts about villagers whom fine-tuning never asks about
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,16 @@ class Band:
 class Stage:
     """One step of the life: the config of a command, from the folder that holds all steps."""
 
-    name: str  # its folder
+    name: str  # its folder, if it makes a run
     settings: Callable[[Path], CommandConfig]
     bands: Callable[[commands.Result], list[Band]] = lambda result: []
 
 
 def life() -> list[Stage]:
     """The stages in order."""
+    from eval.config import ReportConfig
+    from eval.config import RunConfig as EvalConfig
+    from finetune.config import InstructConfig
     from pretrain.config import PrepareConfig
     from pretrain.config import TrainConfig as PretrainConfig
     from tokenizer.config import TrainConfig as TokenizerConfig
@@ -47,6 +52,9 @@ def life() -> list[Stage]:
         file = config.shipped(config_class, "hamlet")
         return config.load(config_class, file, {(name,): value for name, value in values.items()})
 
+    def measured(model: Path) -> CommandConfig:
+        return EvalConfig(model=str(model), task=["own_text", "village_questions"])
+
     return [
         Stage("tokenizer", lambda out: shipped(TokenizerConfig, input=[VILLAGE])),
         Stage(
@@ -54,12 +62,49 @@ def life() -> list[Stage]:
             lambda out: shipped(PrepareConfig, input=[VILLAGE], tokenizer=str(out / "tokenizer")),
         ),
         Stage("pretrain", lambda out: shipped(PretrainConfig, data=str(out / "shards")), _pretrain_bands),
+        Stage("pretrain eval", lambda out: measured(out / "pretrain"), _base_bands),
+        Stage(
+            "instruct",
+            lambda out: shipped(InstructConfig, model=str(out / "pretrain"), data=["village:instructions"]),
+        ),
+        Stage("instruct eval", lambda out: measured(out / "instruct"), _chat_bands),
+        Stage("report", lambda out: ReportConfig(runs=[str(out)], out=str(out / "report.html"))),
     ]
 
 
 def _pretrain_bands(result: commands.Result) -> list[Band]:
     gap = result["validation_bits_per_byte"] - result["floor_world_bits_per_byte"]
     return [Band("pretrain bits per byte above the village's floor", gap, GAP_LIMIT, 0 <= gap <= GAP_LIMIT)]
+
+
+def _base_bands(result: commands.Result) -> list[Band]:
+    found, asked = result["results"]["own_text"]["bits_per_byte"], _right_facts(result)
+    value, ngram = found["value"], found["baseline"]
+    return [
+        Band("pretrain bits per byte, below a 5-gram model's", value, ngram, value < ngram),
+        Band(
+            "pretrain facts answered, before it learns to answer",
+            asked,
+            BASE_RIGHT_LIMIT,
+            asked <= BASE_RIGHT_LIMIT,
+        ),
+    ]
+
+
+def _chat_bands(result: commands.Result) -> list[Band]:
+    asked = _right_facts(result)
+    return [
+        Band(
+            "instruct facts answered, of villagers never asked about",
+            asked,
+            CHAT_RIGHT_LIMIT,
+            asked >= CHAT_RIGHT_LIMIT,
+        )
+    ]
+
+
+def _right_facts(result: commands.Result) -> float:
+    return float(result["results"]["village_questions"]["right_facts"]["value"])
 
 
 def run(out: Path, stages: list[Stage] | None = None) -> commands.Result:
@@ -78,7 +123,9 @@ def run(out: Path, stages: list[Stage] | None = None) -> commands.Result:
         console.note(f"\n[{number}/{len(stages)}] {stage.name}")
         path = out / stage.name
         settings = stage.settings(out)
-        if rundir.is_run(path):
+        if not settings.makes_run:
+            results[stage.name] = commands.execute(settings)
+        elif rundir.is_run(path):
             results[stage.name] = commands.resume(type(settings), path, None, {})
         else:
             results[stage.name] = commands.execute(settings, path)
@@ -86,7 +133,7 @@ def run(out: Path, stages: list[Stage] | None = None) -> commands.Result:
     return {
         "command": "demo",
         "out": str(out),
-        "model": results["pretrain"]["model"],
+        "model": results["instruct"]["model"],
         "elapsed_s": round(time.perf_counter() - wall, 3),
         "cpu_s": round(time.process_time() - cpu, 3),
         "bands": [asdict(band) for band in bands],
@@ -125,8 +172,8 @@ def last_screen(result: commands.Result) -> str:
         [b["name"], f"{b['value']:.3f}", f"{b['limit']}", "yes" if b["passed"] else "NO"]
         for b in result["bands"]
     ]
-    samples = [json.loads(line) for line in whole_lines(Path(out) / "pretrain" / "samples.jsonl")]
-    last = [s for s in samples if s["step"] == pretrained["steps"]]
+    written = _last_samples(Path(out) / "pretrain", pretrained["steps"])
+    answers = _last_samples(Path(out) / "instruct", result["stages"]["instruct"]["steps"])
     return "\n".join(
         [
             "",
@@ -137,12 +184,22 @@ def last_screen(result: commands.Result) -> str:
             "",
             console.table(bands, ["band", "value", "limit", "passed"]),
             "",
-            *(f"> {s['prompt']}{s['text']}".replace("\n", " ") + "\n" for s in last),
+            *(f"> {s['prompt']}{s['text']}".replace("\n", " ") + "\n" for s in written),
+            *(f"> {s['prompt']} -- {s['text']}".replace("\n", " ") for s in answers[-2:]),
+            "",
+            f"Its life on one page: {out}/report.html",
+            "",
             "Next:",
+            f"  fledge chat {out}/instruct",
             f'  fledge pretrain sample {out}/pretrain --prompt "It was a" --num-samples 3',
-            f"  fledge tokenizer show {out}/tokenizer --text 'Once upon a time'",
+            f"  fledge eval compare {out}/pretrain {out}/instruct",
             "  fledge tokenizer train --input 'my-texts/*.txt' --vocab-size 8192 --out runs/tok",
             "  fledge pretrain prepare --input 'my-texts/*.txt' --tokenizer runs/tok --out runs/shards",
             "  fledge pretrain train --config small --data runs/shards --time-budget 10m --out runs/base",
         ]
     )
+
+
+def _last_samples(run: Path, step: int) -> list[dict[str, Any]]:
+    samples = [json.loads(line) for line in whole_lines(run / "samples.jsonl")]
+    return [sample for sample in samples if sample["step"] == step]

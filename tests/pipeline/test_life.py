@@ -59,10 +59,15 @@ def test_text_becomes_a_model_that_writes(
 
 def small(stages: list[life.Stage]) -> list[life.Stage]:
     """The demo's stages with little text and few steps."""
+    shape = {"model.layers": 2, "model.width": 48, "model.heads": 3}
     changes = {
         "tokenizer": {"vocab_size": 300},
         "shards": {"input": ["village:hamlet#200"]},
-        "pretrain": {"run.max_steps": 8, "samples.every": 4, "model.width": 48, "run.threads": 1},
+        "pretrain": {"run.max_steps": 8, "samples.every": 4, **shape, "run.threads": 1},
+        "instruct": {"run.max_steps": 3, "answers.at_end": 4, "run.threads": 1},
+        "pretrain eval": {"limit": 5},
+        "instruct eval": {"limit": 5},
+        "report": {},
     }
 
     def changed(stage: life.Stage) -> Callable[[Path], CommandConfig]:
@@ -73,16 +78,21 @@ def small(stages: list[life.Stage]) -> list[life.Stage]:
 
 def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> None:
     result = life.run(tmp_path / "demo", small(life.life()))
-    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["pretrain", "shards", "tokenizer"]
-    (band,) = result["bands"]
-    assert band["name"].startswith("pretrain ")
-    assert not band["passed"]  # eight steps teach nothing
+    made = sorted(p.name for p in (tmp_path / "demo").iterdir())
+    assert made == ["instruct", "pretrain", "report.html", "shards", "tokenizer"]
+    passed = {
+        band["name"].split()[0] + " " + band["name"].split()[1]: band["passed"] for band in result["bands"]
+    }
+    # Eight steps teach nothing: neither the text nor, happily, to answer.
+    expected = {"pretrain bits": False, "pretrain facts": True, "instruct facts": False}
+    assert passed == expected
     screen = life.last_screen(result)
     assert "floor: knows every villager" in screen
     assert screen.count("> Once upon a time") == 1
     again = life.run(tmp_path / "demo", small(life.life()))  # all is there: nothing is done again
     assert again["bands"] == result["bands"]
-    assert again["stages"] == result["stages"]
+    runs = ("tokenizer", "shards", "pretrain", "instruct")
+    assert [again["stages"][name] for name in runs] == [result["stages"][name] for name in runs]
 
 
 def test_a_demo_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
