@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig
+from fledge.config import RUN_RESUMABLE, SAMPLE_PROMPTS, CommandConfig, Config, RunConfig
 
 
 class BatchConfig(Config):
@@ -195,7 +195,7 @@ class AnswersConfig(Config):
     """Answers written by the model while it learns, to samples.jsonl, and at the end to see whether they stop."""
 
     prompts: list[str] = Field(
-        ["What is the capital of France?", "Write a sentence about the sea.", "Name three colours."],
+        list(SAMPLE_PROMPTS),
         description="asked at every check, besides the first two held-out ones",
     )
     max_new_tokens: int = Field(

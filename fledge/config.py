@@ -20,6 +20,10 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FieldPath = tuple[str, ...]
 
 
+# Written to by every model of a life, from its first step to its last stage, so that they can be read side by side.
+SAMPLE_PROMPTS = ("Once upon a time", "The secret to happiness", "What is the capital of France?")
+
+
 class Config(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 

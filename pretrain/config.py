@@ -4,7 +4,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig, checked_duration
+from fledge.config import (
+    RUN_RESUMABLE,
+    SAMPLE_PROMPTS,
+    CommandConfig,
+    Config,
+    RunConfig,
+    checked_duration,
+)
 from tokenizer.config import TextInputConfig
 
 
@@ -134,7 +141,7 @@ class SamplesConfig(Config):
 
     every: int = Field(200, ge=0, description="between samples; 0: none", json_schema_extra={"unit": "steps"})
     prompts: list[str] = Field(
-        ["The future of AI is", "Once upon a time", "The secret to happiness"],
+        list(SAMPLE_PROMPTS),
         description="beginnings to continue",
     )
     max_new_tokens: int = Field(

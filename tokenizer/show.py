@@ -1,6 +1,5 @@
 """`fledge tokenizer show`: text as tokens, in colour."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -8,7 +7,9 @@ from itertools import islice
 from typing import Any
 
 from fledge import console
+from fledge.data import conversations
 from fledge.data import sources as src
+from fledge.data.rows import Reject
 from fledge.data.text import TextReader
 from fledge.errors import DataError
 from fledge.tokens import TextTokenizer
@@ -51,12 +52,15 @@ def _show_chat(tokenizer: TextTokenizer, config: ShowConfig, totals: dict[str, i
     """Print conversations with the learned tokens coloured, and how many those are.
 
     Raises:
-        DataError: nothing or everything would be learned, or there are no conversations.
+        DataError: a row is no conversation, or there are none.
     """
     if not has_generation_blocks(tokenizer.chat_template or ""):
         console.warn("the chat template has no {% generation %} blocks: nothing in it can be learned")
-    for title, messages in islice(_conversations(str(config.chat)), config.max_rows):
-        chat = render(tokenizer, messages)
+    found = (item for source in src.expand([str(config.chat)]) for item in conversations.of_source(source))
+    for conversation in islice(found, config.max_rows):
+        if isinstance(conversation, Reject):
+            raise DataError(str(conversation))
+        title, chat = conversation.where, render(tokenizer, conversation.messages)
         _print_title(title)
         _print_tokens(tokenizer, chat.ids, chat.is_supervised, config.max_tokens)
         learned = sum(chat.is_supervised)
@@ -68,38 +72,6 @@ def _show_chat(tokenizer: TextTokenizer, config: ShowConfig, totals: dict[str, i
         totals["supervised"] += learned
     if not totals["texts"]:
         raise DataError(f"{config.chat}: no conversations in it")
-
-
-def _conversations(path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The conversations of a JSON or JSON lines file.
-
-    Raises:
-        DataError: a row is no conversation; names the line.
-    """
-    (source,) = src.expand([path])[:1]
-    stream, raw = src.open_source(source)
-    with stream, raw:
-        if source.format == "json":
-            try:
-                rows = enumerate(json.loads(stream.read()), 1)
-            except ValueError as error:
-                raise DataError(f"{path}: broken JSON ({error})") from None
-            yield from ((f"{path}:{number}", _messages(path, number, row)) for number, row in rows)
-            return
-        for number, line in src.lines(source, stream):
-            if not line.isspace():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: broken JSON ({error})") from None
-                yield f"{path}:{number}", _messages(path, number, row)
-
-
-def _messages(path: str, number: int, row: Any) -> list[dict[str, Any]]:
-    messages = row.get("messages") if isinstance(row, dict) else row
-    if not isinstance(messages, list):
-        raise DataError(f'{path}:{number}: no conversation; expected {{"messages": [...]}}')
-    return messages
 
 
 def _print_title(title: str) -> None:

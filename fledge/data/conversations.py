@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -67,13 +67,14 @@ def read(
         part: list[Conversation] = []
         for source in src.expand([text]):
             sources.append(source)
-            found, bad = _read_source(source, format_name)
-            num_rows += len(found) + len(bad)
-            rejects += bad
-            fresh = [c for c in found if seen.add(_fingerprint(c.messages))]
-            duplicates += len(found) - len(fresh)
-            for conversation in fresh:
-                (held_out if _is_held_out(conversation, held_out_share) else part).append(conversation)
+            for item in of_source(source, format_name):
+                num_rows += 1
+                if isinstance(item, Reject):
+                    rejects.append(item)
+                elif not seen.add(_fingerprint(item.messages)):
+                    duplicates += 1
+                else:
+                    (held_out if _is_held_out(item, held_out_share) else part).append(item)
         parts.append((weight or 0.0, part))
     row_reader.check_share(rejects, num_rows, max_bad_share)
     everything = [conversation for _, part in parts for conversation in part]
@@ -134,14 +135,17 @@ def formats() -> dict[str, ModuleType]:
     return {name: module for name, module in modules.items() if hasattr(module, "to_messages")}
 
 
-def _read_source(source: Source, format_name: str) -> tuple[list[Conversation], list[Reject]]:
-    """The conversations of one file, all read as its first row is."""
-    found: list[Conversation] = []
-    rejects: list[Reject] = []
+def of_source(source: Source, format_name: str = "auto") -> Iterator[Conversation | Reject]:
+    """The conversations of one file, all read as its first row is; tells that reading.
+
+    Raises:
+        DataError: the first row is of no known format; lists them.
+    """
     module: ModuleType | None = None
+    is_told = False
     for row in row_reader.iterate(source):
         if isinstance(row, Reject):
-            rejects.append(row)
+            yield row
             continue
         if module is None:
             module = _format_of(row, format_name)
@@ -150,13 +154,13 @@ def _read_source(source: Source, format_name: str) -> tuple[list[Conversation], 
                 raise ValueError(f"expected {module.EXPECTS}; fields: {', '.join(map(str, row.values))}")
             messages = module.to_messages(row.values)
         except ValueError as error:
-            rejects.append(Reject(source.name, row.position, str(error)))
+            yield Reject(source.name, row.position, str(error))
             continue
-        if not found:
+        if not is_told:
             first = " | ".join(f"{m['role']}: {_short(m['content'])}" for m in messages)
             console.note(f"{row.where}: read as {module.__name__.split('.')[-1]}: {first}")
-        found.append(Conversation(row.where, messages))
-    return found, rejects
+            is_told = True
+        yield Conversation(row.where, messages)
 
 
 def _format_of(row: Row, name: str) -> ModuleType:

@@ -239,8 +239,8 @@ def test_a_run_leaves_a_model_that_transformers_loads(trained: Path) -> None:
     ]
     samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
     assert {(s["step"], s["prompt"]) for s in samples} >= {
-        (2, "Name three colours."),
-        (6, "Name three colours."),
+        (2, "Once upon a time"),
+        (6, "Once upon a time"),
     }
     assert "## Lineage" in (trained / "model" / "README.md").read_text()
     assert "held-out loss on the answers" in (trained / "summary.md").read_text()

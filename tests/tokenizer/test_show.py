@@ -49,7 +49,7 @@ def test_long_texts_are_cut_and_say_so(folder: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "x"}', r"chat.jsonl:1: no conversation"),
+        ('{"text": "x"}', "chat.jsonl:1: no known format (fields: text)"),
         ("{", "chat.jsonl:1: broken JSON"),
         ("\n", "no conversations in it"),
     ],

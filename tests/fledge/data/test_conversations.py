@@ -42,9 +42,7 @@ def asked(number: int) -> dict[str, str]:
 def test_every_format_gives_the_same_conversation(tmp_path: Path, row: dict[str, Any]) -> None:
     file = write(tmp_path, "a.jsonl", [row])
     source = conversations.src.expand([file])[0]
-    (found,), rejects = conversations._read_source(source, "auto")
-    assert found == Conversation(f"{file}:1", [QUESTION, ANSWER])
-    assert not rejects
+    assert list(conversations.of_source(source)) == [Conversation(f"{file}:1", [QUESTION, ANSWER])]
 
 
 def test_an_input_stands_below_the_instruction(tmp_path: Path) -> None:
@@ -56,7 +54,8 @@ def test_an_input_stands_below_the_instruction(tmp_path: Path) -> None:
         },
     ):
         source = conversations.src.expand([write(tmp_path, "a.jsonl", [row])])[0]
-        ((found,), _) = conversations._read_source(source, "auto")
+        (found,) = conversations.of_source(source)
+        assert isinstance(found, Conversation)
         assert found.messages[0]["content"] == "Translate.\n\nJa"
 
 
