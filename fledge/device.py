@@ -4,6 +4,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from fledge import console
 from fledge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,10 +41,22 @@ def resolve_device(name: str, option: str = "--run.device") -> str:
 
 
 def resolve_dtype(name: str, device: str) -> str:
-    """The number format of the forward pass that `auto|float32|bfloat16` means on a device."""
-    if name != "auto":
-        return name
-    return "bfloat16" if device == "cuda" else "float32"
+    """The number format of the forward pass that `auto|float32|bfloat16` means on a device.
+
+    A CPU without bfloat16 arithmetic gets float32, and is told: it would be several times slower, not faster.
+    """
+    if name == "auto":
+        return "bfloat16" if device == "cuda" else "float32"
+    if name == "bfloat16" and device == "cpu" and not _cpu_has_bfloat16():
+        console.warn("this CPU has no bfloat16 arithmetic; float32 is used")
+        return "float32"
+    return name
+
+
+def _cpu_has_bfloat16() -> bool:
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def torch_dtype(name: str) -> "torch.dtype":
