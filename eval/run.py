@@ -70,9 +70,10 @@ def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Sub
     """
     if task.kind == "lm_eval":  # its first entry is a name
         return task.model_copy(update={"data": [*task.data, *settings.data]})
-    if not task.data and not settings.data:
+    if not task.data and (not settings.data or len(settings.task) != 1):
         return task
-    is_shipped = (harness.TASKS / f"{name}.yaml").is_file()
+    shipped = harness.TASKS / f"{name}.yaml"  # a file of the user's may have the same name
+    is_shipped = shipped.is_file() and task == config.load(TaskConfig, shipped)
     wanted = [Path(root) / entry for root in settings.data for entry in task.data if is_shipped]
     there = [str(path) for path in wanted if path.exists()]
     if there:

@@ -77,14 +77,14 @@ class Subject:
             parents = {parent["kind"]: parent for parent in lineage.read(run)["parents"]}
             if "shards" in parents:
                 try:
-                    folder = shards.find_folder(parents["shards"]["path"])
+                    folder = shards.find_folder(lineage.located(run, parents["shards"]))
                     shards.check_tokenizer(folder, self.tokenizer)
                 except FledgeError as error:
                     console.note(f"the model's own text can't be read: {error}")
                     return None
                 return folder
-            parent = parents.get("model", {}).get("run")
-            run = Path(parent) if parent and (Path(parent) / "lineage.json").is_file() else None
+            above = lineage.located(run, parents["model"]).parent if "model" in parents else None
+            run = above if above and (above / "lineage.json").is_file() else None
         return None
 
     def shards(self) -> Path | None:

@@ -83,6 +83,14 @@ def parent(path: Path, kind: str) -> dict[str, Any]:
     return record
 
 
+def located(run: Path, record: dict[str, Any]) -> Path:
+    """Where a parent of a run lies: as recorded; or, if not there, the same content beside the run."""
+    path = Path(record["path"])
+    beside = run.parent / path.parent.name / path.name
+    is_beside = "run" in record and not path.is_dir() and beside.is_dir()
+    return beside if is_beside and sha256_folder(beside) == record["sha256"] else path
+
+
 def read(run: Path) -> dict[str, Any]:
     """The lineage of a run folder.
 

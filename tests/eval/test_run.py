@@ -114,6 +114,16 @@ def test_a_task_of_ones_own_names_its_kind_data_and_fields(
     assert found["details"]["mine"]["settings"]["prompt"] == "Question: {ask}"
 
 
+def test_a_file_of_ones_own_may_have_a_shipped_tasks_name(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {"sentence_good": "Anna has a dog.", "sentence_bad": "Dog a has Anna."}
+    data = write_rows(tmp_path / "own.jsonl", [pair])
+    (tmp_path / "blimp.yaml").write_text(f"kind: minimal_pairs\ndata: ['{data}']\n")
+    found = results(capsys, str(model_folder), "--task", str(tmp_path / "blimp.yaml"))
+    assert found["results"]["blimp"]["accuracy"]["n"] == 1
+
+
 CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
 
 

@@ -1,6 +1,7 @@
 """Models of the village: their own text, what they know, and that other models are told so."""
 
 import json
+import shutil
 from collections.abc import Callable
 from math import log
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from eval.items import Ratio
 from eval.subject import Subject
 from eval.tasks.village_knowledge import _item
+from fledge import lineage
 from fledge.__main__ import run
 from fledge.models.loaded import load
 from fledge.tokens import TextTokenizer
@@ -98,6 +100,31 @@ def test_who_knows_every_fact_has_all_of_its_bits() -> None:
     share = _item(world, text, offsets, np.zeros(len(text)), "story").values["facts_known"]
     assert isinstance(share, Ratio)
     assert share.part == share.whole > 0
+
+
+def test_the_runs_of_a_moved_folder_find_each_other(village_run: Path, tmp_path: Path) -> None:
+    data = Path(lineage.read(village_run)["parents"][0]["path"])
+    shutil.copytree(village_run, tmp_path / "base")
+    shutil.copytree(data, tmp_path / "data" / "shards")
+    record = {"kind": "shards", "path": "runs/data/shards", "run": "runs/data"}
+    for sha256, place in ((lineage.sha256_folder(data), tmp_path / "data" / "shards"), ("other", None)):
+        parents = {"command": "pretrain train", "parents": [record | {"sha256": sha256}]}
+        (tmp_path / "base" / "lineage.json").write_text(json.dumps(parents))
+        assert Subject.open(str(tmp_path / "base"), "cpu").shards() == place
+
+
+def test_a_suites_folder_leaves_tasks_that_need_none_alone(
+    village_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = Path(lineage.read(village_run)["parents"][0]["path"]) / shards.INDEX
+    content = index.read_text()
+    index.write_text(content.replace("village:hamlet/stories", "books.txt"))  # of no village
+    arguments = ["--suite=base", f"--data={tmp_path}", "--limit=2", f"--out={tmp_path}/out"]
+    try:
+        assert run(["eval", "run", str(village_run), *arguments, "--device=cpu", "--json"]) == 0
+    finally:
+        index.write_text(content)
+    assert list(json.loads(capsys.readouterr().out.splitlines()[-1])["results"]) == ["own_text"]
 
 
 def test_a_model_worse_than_its_baseline_is_flagged(
