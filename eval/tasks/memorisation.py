@@ -5,7 +5,6 @@ its neighbours, in all of its own token shards. The baseline is what real text o
 them: the longest run of pieces of the validation split, as long as the answers.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,16 +75,24 @@ def longest_runs(sequences: Sequence[np.ndarray], stream: TokenStream) -> list[i
 
 def _beginnings(stream: TokenStream, count: int) -> list[int]:
     """Where documents of at least a prompt begin, about evenly spread over the stream."""
-    starts: list[int] = []
-    for place in np.linspace(0, len(stream) - 1, count, endpoint=False, dtype=np.int64).tolist():
-        ids = stream.read(place, min(1 << 14, len(stream) - place))
-        ends = np.flatnonzero(ids == stream.end_of_text_id)
-        long_enough = [int(end) for end, after in itertools.pairwise(ends) if after - end > PROMPT_TOKENS]
-        if long_enough and place + long_enough[0] + 1 not in starts:
-            starts.append(place + long_enough[0] + 1)
-    if not starts:
+    places = np.linspace(0, len(stream) - 1, count, endpoint=False, dtype=np.int64).tolist()
+    starts = dict.fromkeys(_beginning_behind(stream, place) for place in places)
+    found = [start for start in starts if start is not None]
+    if not found:
         raise DoesNotApply(f"no document of the training text has {PROMPT_TOKENS} tokens")
-    return starts
+    return found
+
+
+def _beginning_behind(stream: TokenStream, place: int) -> int | None:
+    """The first beginning of a document of at least a prompt; a book may have to be passed over."""
+    while place < len(stream):
+        ids = stream.read(place, min(1 << 16, len(stream) - place))
+        ends = np.flatnonzero(ids == stream.end_of_text_id)
+        long_enough = ends[np.diff(ends, append=len(ids)) > PROMPT_TOKENS]
+        if len(long_enough):
+            return place + int(long_enough[0]) + 1
+        place += max(1, len(ids) - PROMPT_TOKENS)
+    return None
 
 
 def _continued(subject: Subject, prompts: list[list[int]], new_tokens: int) -> list[np.ndarray]:

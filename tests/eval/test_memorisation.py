@@ -9,7 +9,7 @@ from eval import harness
 from eval.config import TaskConfig
 from eval.harness import DoesNotApply
 from eval.subject import Subject
-from eval.tasks.memorisation import longest_runs
+from eval.tasks.memorisation import _beginnings, longest_runs
 from fledge.errors import DataError
 from fledge.village.stories import stories
 from fledge.village.world import make_world
@@ -59,6 +59,14 @@ def test_recitation_is_measured_beside_what_real_text_shares(subject: Subject, t
     assert run["n"] == 5
     assert 0 <= run["value"] < run["baseline"] <= 16  # a random model recites less than real text
     assert result["metrics"]["longest_run_of_all"]["value"] == max(result["items"]["values"]["longest_run"])
+
+
+def test_documents_as_long_as_books_are_found(subject: Subject, tmp_path: Path) -> None:
+    book = "Anna has a dog. " * 30_000
+    folder = write_shards(tmp_path / "shards", subject, {"train": [book, "short", book], "validation": []})
+    stream = shards.open_split(folder, "train")
+    ends = np.flatnonzero(stream.read(0, len(stream)) == stream.end_of_text_id)
+    assert _beginnings(stream, 50) == [1, ends[2] + 1]
 
 
 def test_without_its_shards_a_model_can_not_be_measured(subject: Subject) -> None:
