@@ -35,13 +35,12 @@ def encode(classifier: Classifier, examples: Sequence[Example], split: Split) ->
 
 def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     """A batch: `input_ids` (B, T), `attention_mask` with 1 for what is no padding, `labels` (B,)."""
-    ids_BT = pad([row.ids for row in rows], pad_id)
-    lengths_B = torch.tensor([len(row.ids) for row in rows])
+    ids_BT, is_real_BT = pad([row.ids for row in rows], pad_id)
     return {
         "input_ids": ids_BT,
-        "attention_mask": (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long(),
+        "attention_mask": is_real_BT,
         "labels": torch.tensor([row.label for row in rows]),
-        "num_tokens": int(lengths_B.sum()),
+        "num_tokens": int(is_real_BT.sum()),
     }
 
 

@@ -96,13 +96,11 @@ class Classifier:
         """float32 (N, C) logits of encoded texts; the model is put into evaluation mode."""
         found_NC = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         self.model.eval()
+        device = next(self.model.parameters()).device
         with torch.no_grad():
             for rows in by_length([len(row) for row in ids], batch_tokens):
-                batch_BT = pad([ids[row] for row in rows], self.pad_id).to(
-                    next(self.model.parameters()).device
-                )
-                is_real_BT = batch_BT != self.pad_id
-                output = self.model(input_ids=batch_BT, attention_mask=is_real_BT.long())
+                batch_BT, is_real_BT = pad([ids[row] for row in rows], self.pad_id)
+                output = self.model(input_ids=batch_BT.to(device), attention_mask=is_real_BT.to(device))
                 found_NC[rows] = output.logits.float().cpu().numpy()
         return found_NC
 
@@ -135,12 +133,14 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def pad(ids: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-    """Rows of ids, int64 (B, T), filled up to the right to the longest of them."""
-    batch = torch.full((len(ids), max(map(len, ids))), pad_id)
-    for row, own in zip(batch, ids, strict=True):
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids, int64 (B, T), filled up to the right to the longest of them, and 1 for what is no filling."""
+    batch_BT = torch.full((len(ids), max(map(len, ids))), pad_id)
+    is_real_BT = torch.zeros_like(batch_BT)  # by length: a text may begin with the id that pads
+    for row, is_real, own in zip(batch_BT, is_real_BT, ids, strict=True):
         row[: len(own)] = torch.tensor(own)
-    return batch
+        is_real[: len(own)] = 1
+    return batch_BT, is_real_BT
 
 
 def load(path: str | Path, device: str = "cpu") -> Classifier:
@@ -157,7 +157,8 @@ def load(path: str | Path, device: str = "cpu") -> Classifier:
             f"{folder}: holds a {', '.join(kinds) or 'model without a head'}, not a classifier; "
             f"make one with `fledge finetune classify {path} --data ...`"
         )
-    names = {int(number): name for number, name in content.get("id2label", {}).items()}
+    default = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers does not write these two
+    names = {int(number): name for number, name in content.get("id2label", default).items()}
     labels = [names[number] for number in sorted(names)]
     own = is_ours(content["model_type"]) and content.get("pad_token_id") is not None
     model = OwnClassifier(folder, content).to(device).eval() if own else _from_pretrained(folder, device)

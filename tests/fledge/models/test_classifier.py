@@ -28,24 +28,25 @@ def tokenizer() -> TextTokenizer:
 
 
 @pytest.fixture(scope="module")
-def base(tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function that makes the folder of an untrained model of an architecture."""
+def base(tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that makes the folder of an untrained model of an architecture, with a token for padding or none."""
 
-    def make(kind: str) -> Path:
+    def make(kind: str, pads: bool = True) -> Path:
         path = tmp_path_factory.mktemp(kind)
         shape = architecture.find_config(kind).sized(
             vocab_size=tokenizer.vocab_size, context=64, layers=2, width=32, heads=2,
-            bos_id=0, eos_id=0, pad_id=tokenizer.special_ids["<|pad|>"],
+            bos_id=0, eos_id=0, pad_id=tokenizer.special_ids["<|pad|>"] if pads else None,
         )  # fmt: skip
         folder.save_model(architecture.build(shape, 0), path)
-        tokenizer.save(path)
+        roles = tokenizer.roles if pads else {"eos_token": tokenizer.roles["eos_token"]}
+        TextTokenizer(tokenizer.inner, roles, tokenizer.chat_template).save(path)
         return path
 
     return make
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
-def test_padding_and_batch_order_change_no_prediction(base: Callable[[str], Path], kind: str) -> None:
+def test_padding_and_batch_order_change_no_prediction(base: Callable[..., Path], kind: str) -> None:
     torch.manual_seed(0)
     made = classifier.from_base(base(kind), ["ham", "spam"])
     texts = [(text, None) for text in TEXTS]
@@ -57,24 +58,27 @@ def test_padding_and_batch_order_change_no_prediction(base: Callable[[str], Path
     np.testing.assert_allclose(together, reversed_order, atol=1e-6)
 
 
+@pytest.mark.parametrize("pads", [True, False])
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
 def test_the_saved_folder_gives_the_same_in_transformers_pipeline(
-    base: Callable[[str], Path], tmp_path: Path, kind: str
+    base: Callable[..., Path], tmp_path: Path, kind: str, pads: bool
 ) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    made = classifier.from_base(base(kind), ["ham", "spam", "other"])
+    made = classifier.from_base(base(kind, pads), ["ham", "spam", "other"])
     made.save(tmp_path)
     texts = [text for text in TEXTS if text]
+    before = np.stack(list(made.probabilities([(text, None) for text in texts])))
     pipe = transformers.pipeline("text-classification", model=str(tmp_path), top_k=None, batch_size=3)
     found = pipe(texts, truncation=True, max_length=64)
     ours = np.stack(list(classifier.load(tmp_path).probabilities([(text, None) for text in texts])))
     theirs = [[{s["label"]: s["score"] for s in row}[name] for name in made.labels] for row in found]
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(ours, before, atol=1e-6)
 
 
 def test_texts_are_framed_by_document_ends_and_never_make_special_ids(
-    base: Callable[[str], Path], tokenizer: TextTokenizer
+    base: Callable[..., Path], tokenizer: TextTokenizer
 ) -> None:
     made = classifier.from_base(base("qwen3"), ["a", "b"])
     end = tokenizer.end_of_text_id
@@ -84,7 +88,7 @@ def test_texts_are_framed_by_document_ends_and_never_make_special_ids(
     assert made.pad_id not in typed
 
 
-def test_texts_longer_than_the_context_are_cut_and_counted(base: Callable[[str], Path]) -> None:
+def test_texts_longer_than_the_context_are_cut_and_counted(base: Callable[..., Path]) -> None:
     made = classifier.from_base(base("qwen3"), ["a", "b"])
     ids = made.encoder.encode([("word " * 200, None), ("word", None)])
     assert len(ids[0]) == 64
@@ -98,13 +102,18 @@ def test_a_batch_holds_no_more_tokens_than_allowed() -> None:
     assert all(len(batch) * max(lengths[row] for row in batch) <= 12 or len(batch) == 1 for batch in batches)
 
 
-def test_a_causal_folder_is_no_classifier(base: Callable[[str], Path]) -> None:
+def test_a_causal_folder_is_no_classifier(base: Callable[..., Path]) -> None:
     with pytest.raises(
         ModelError, match=r"holds a Qwen3ForCausalLM, not a classifier; make one with `fledge"
     ):
         classifier.load(base("qwen3"))
 
 
-def test_an_architecture_without_classifier_is_refused(base: Callable[[str], Path]) -> None:
+def test_an_architecture_without_classifier_is_refused(base: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match="transformers has no text classifier of the type nanochat"):
         classifier.from_base(base("nanochat"), ["a", "b"])
+
+
+def test_labels_that_transformers_does_not_write_are_known(base: Callable[..., Path], tmp_path: Path) -> None:
+    classifier.from_base(base("qwen3"), ["LABEL_0", "LABEL_1"]).save(tmp_path)
+    assert classifier.load(tmp_path).labels == ["LABEL_0", "LABEL_1"]
