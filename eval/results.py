@@ -8,8 +8,10 @@ from typing import Any
 from eval import harness
 from eval.config import TaskConfig
 from eval.subject import Subject
-from fledge import atomic, console
+from fledge import atomic, console, lineage
 from fledge.data import sources
+from fledge.models.folder import find_model
+from tokenizer import shards
 
 # Raised whenever numbers may differ from those of the version before; older results are measured again.
 VERSION = 1
@@ -38,7 +40,7 @@ def measured(
         "version": VERSION,
         "task": name,
         "task_sha256": digest,
-        "model": {"path": str(subject.path), "sha256": subject.sha256},
+        "model": {"path": str(subject.path), "sha256": subject.sha256, "text": _text(subject)},
         **harness.measure(subject, task, limit),
     }
     result["settings"] |= {"limit": limit, "data": task.data}
@@ -67,7 +69,9 @@ def _read(file: Path, subject: Subject, digest: str) -> dict[str, Any] | None:
     if content["model"]["sha256"] != subject.sha256:
         console.note(f"{file}: of other weights; measuring again")
         return None
-    return content if content["task_sha256"] == digest else None
+    if content["task_sha256"] != digest or content["model"].get("text") != _text(subject):
+        return None
+    return content
 
 
 def _load(file: Path) -> dict[str, Any] | None:
@@ -86,5 +90,21 @@ def _load(file: Path) -> dict[str, Any] | None:
 def _digest(subject: Subject, task: TaskConfig, limit: int | None) -> str:
     """Of all that decides the numbers besides the model: the task, its data's content, limit and number format."""
     data = sources.describe(sources.expand(task.data)) if task.data and task.kind != "lm_eval" else task.data
-    content = [task.model_dump(mode="json"), data, limit, subject.dtype]
+    content = [task.model_dump(mode="json"), data, limit, subject.dtype, *_named(task)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _named(task: TaskConfig) -> list[str]:
+    """The content of what a task names besides its data: other models, a user's own checks and metrics."""
+    folders = [find_model(name) for name in (task.reward_model, task.against) if name]
+    if task.kind == "lm_eval":
+        folders += [Path(name) for name in task.data[1:]]
+    files = [Path(name) for name in (task.check, *task.metrics) if name.endswith(".py")]
+    found = [lineage.sha256_folder(folder) for folder in folders if folder.is_dir()]
+    return found + [lineage.sha256_file(file) for file in files if file.is_file()]
+
+
+def _text(subject: Subject) -> str | None:
+    """Of the model's own text, which some tasks are about and some baselines are counted in."""
+    folder = subject.shards()
+    return lineage.sha256_file(folder / shards.INDEX) if folder else None

@@ -124,6 +124,20 @@ def test_a_file_of_ones_own_may_have_a_shipped_tasks_name(
     assert found["results"]["blimp"]["accuracy"]["n"] == 1
 
 
+def test_a_check_of_ones_own_that_was_changed_is_asked_again(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "own.jsonl", [{"prompt": "Anna"}])
+    check = tmp_path / "mine.py"
+    (tmp_path / "mine.yaml").write_text(
+        f"kind: checked\ncheck: {check}\ndata: ['{data}']\nmax_new_tokens: 2\n"
+    )
+    arguments = [str(model_folder), "--task", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]
+    for verdict in (0.0, 1.0):
+        check.write_text(f"def check(row, answer):\n    return {verdict}\n")
+        assert results(capsys, *arguments)["results"]["mine"]["right"]["value"] == verdict
+
+
 CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
 
 

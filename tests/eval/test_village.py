@@ -113,6 +113,21 @@ def test_the_runs_of_a_moved_folder_find_each_other(village_run: Path, tmp_path:
         assert Subject.open(str(tmp_path / "base"), "cpu").shards() == place
 
 
+def test_a_result_is_measured_again_when_the_models_text_was_changed(
+    village_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = Path(lineage.read(village_run)["parents"][0]["path"]) / shards.INDEX
+    content = index.read_text()
+    arguments = ["--task=own_text", "--limit=2", f"--out={tmp_path}", "--device=cpu"]
+    try:
+        for now, is_known in ((content, False), (content, True), (content + "\n", False)):
+            index.write_text(now)
+            assert run(["eval", "run", str(village_run), *arguments]) == 0
+            assert ("measured before" in capsys.readouterr().err) == is_known
+    finally:
+        index.write_text(content)
+
+
 def test_a_suites_folder_leaves_tasks_that_need_none_alone(
     village_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,14 @@
 """Two models judged by a reward model; classifiers on labelled texts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from eval import harness
+from eval import harness, results
 from eval.config import TaskConfig
 from eval.harness import DoesNotApply
 from eval.reward import RewardModel
@@ -54,6 +56,20 @@ def task(rows: str, **settings: str) -> TaskConfig:
     return TaskConfig.model_validate(
         {"kind": "win_rate", "data": [rows], "chat": True, "max_new_tokens": 8} | settings
     )
+
+
+def test_a_cached_win_rate_knows_its_judge_by_content(
+    subject: Subject, judge: Path, rows: str, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(judge, tmp_path / "judge")
+    asked = task(rows, reward_model=str(copy))
+    rewards = []
+    for _ in range(2):
+        found = results.measured(subject, "win", asked, 2, tmp_path / "out")
+        rewards.append(found["metrics"]["reward"]["value"])
+        weights = load_file(copy / "model.safetensors")
+        save_file({name: w * 2 for name, w in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    assert rewards[0] != rewards[1]
 
 
 def test_a_reward_is_the_logit_at_the_conversations_end(judge: Path) -> None:
