@@ -249,7 +249,7 @@ class InstructConfig(CommandConfig):
     max_length: int | None = Field(
         None,
         ge=8,
-        description="longer conversations are cut; none: the model's context, at most 1024",
+        description="longer conversations are cut behind the last answer that fits; none: the context, at most 1024",
         json_schema_extra={"unit": "tokens"},
     )
     pack: int = Field(

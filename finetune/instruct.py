@@ -24,6 +24,9 @@ from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Job, Progress
 from tokenizer.chat import render
 
+HELD_OUT = (
+    "held_out.jsonl"  # what was not trained on, to be measured: `fledge eval run --task answers --data ...`
+)
 BEFORE = "before.json"  # the parent's held-out loss; on disk, so that a resumed run still knows it
 MAX_LENGTH = 1024  # tokens; longer answers are rare, and hub models have contexts that fill any memory
 MEASURED_ROWS = 8  # in a forward pass without gradients
@@ -51,6 +54,8 @@ def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
     _record_lineage(folder, lesson)
+    rows = (json.dumps({"messages": c.messages}, ensure_ascii=False) + "\n" for c in lesson.data.held_out)
+    folder.write(HELD_OUT, "".join(rows))
     _announce(settings, lesson)
     if not folder.resumes_from:
         # Weights and two moments of what is trained, a checkpoint; one more while the oldest is not deleted, the best.
@@ -129,8 +134,8 @@ def _announce(settings: InstructConfig, lesson: Lesson) -> None:
     )
     console.note(
         f"{len(lesson.train.examples)} conversations in {len(lesson.rows)} rows, {count(tokens)} tokens, "
-        f"{learned / tokens:.0%} of them learned; {lesson.train.num_cut} cut to the length limit, "
-        f"{lesson.train.num_dropped} left out because nothing to learn was left"
+        f"{learned / tokens:.0%} of them learned; {lesson.train.num_cut} cut behind the last answer "
+        f"within the length limit, {lesson.train.num_dropped} left out because no answer fits"
     )
     console.note(
         f"{settings.run.max_steps} steps of {settings.batch.examples} rows ({settings.run.device}, "
@@ -192,6 +197,7 @@ def _finish(
         "held_out": len(lesson.data.held_out),
         "duplicates": lesson.data.duplicates,
         "cut": lesson.train.num_cut,
+        "left_out": lesson.train.num_dropped,
         "tokens": progress.tokens,
         "loop_s": round(progress.elapsed_s, 3),
     }

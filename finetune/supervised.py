@@ -26,8 +26,8 @@ class Examples:
     """Conversations as ids, one example each."""
 
     examples: list[Example]
-    num_cut: int  # longer than the limit: their end is missing
-    num_dropped: int  # nothing to learn was left of them
+    num_cut: int  # longer than the limit: only their first turns are there
+    num_dropped: int  # no whole answer of theirs fits, or nothing in it can be learned
 
 
 def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], max_length: int) -> Examples:
@@ -41,8 +41,9 @@ def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], ma
     with console.progress("tokenising", len(conversations), "conversations") as bar:
         for conversation in conversations:
             chat = render(tokenizer, conversation.messages)
-            cut += len(chat.ids) > max_length
-            ids, flags = chat.ids[:max_length], chat.is_supervised[:max_length]
+            length = _fitting(chat.is_supervised, max_length)
+            cut += length > 0 and any(chat.is_supervised[length:])
+            ids, flags = chat.ids[:length], chat.is_supervised[:length]
             # The first token follows nothing, so it can't be learned.
             labels = [
                 i if flag and place else IGNORED
@@ -62,6 +63,13 @@ def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], ma
             f"({max_length})"
         )
     return Examples(examples, cut, dropped)
+
+
+def _fitting(flags: Sequence[bool], limit: int) -> int:
+    """The length up to the last whole answer within the limit: half an answer would teach not to stop."""
+    if len(flags) <= limit:
+        return len(flags)
+    return next((n for n in range(limit, 0, -1) if flags[n - 1] and not flags[n]), 0)
 
 
 def pack(examples: Sequence[Example], row_tokens: int) -> list[Example]:

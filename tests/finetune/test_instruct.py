@@ -93,12 +93,22 @@ def test_typed_markers_are_text(tokenizer: TextTokenizer) -> None:
     assert example["input_ids"].count(tokenizer.special_ids["<|im_end|>"]) == 2
 
 
-def test_what_is_too_long_is_cut_and_counted(tokenizer: TextTokenizer) -> None:
-    short = supervised.tokenise(tokenizer, talks(20), 24)
-    assert max(len(e["input_ids"]) for e in short.examples) == 24
-    whole = supervised.tokenise(tokenizer, talks(20), 64)
-    assert short.num_cut == sum(len(e["input_ids"]) > 24 for e in whole.examples) > 0
-    assert len(short.examples) + short.num_dropped == 20
+def test_what_is_too_long_keeps_its_whole_answers_and_is_counted(tokenizer: TextTokenizer) -> None:
+    turns = [m for talk in talks(4) for m in talk.messages]
+    one, all_turns = [Conversation("a:1", turns[:2])], [Conversation("a:1", turns)]
+    (first,) = supervised.tokenise(tokenizer, one, 1000).examples
+    whole = supervised.tokenise(tokenizer, all_turns, 1000)
+    assert (whole.num_cut, whole.num_dropped) == (0, 0)
+    length = len(whole.examples[0]["input_ids"])
+    end = tokenizer.special_ids["<|im_end|>"]
+    for limit in range(len(first["input_ids"]), length - 1):  # the last token, a line end, is never learned
+        cut = supervised.tokenise(tokenizer, all_turns, limit)
+        (example,) = cut.examples
+        assert len(example["input_ids"]) <= limit
+        assert example["labels"][-1] == end  # half an answer would teach not to stop
+        assert (cut.num_cut, cut.num_dropped) == (1, 0)
+    with pytest.raises(DataError, match="nothing in these 2 conversations would be learned"):
+        supervised.tokenise(tokenizer, [*one, *all_turns], len(first["input_ids"]) - 2)
 
 
 @pytest.mark.parametrize(
