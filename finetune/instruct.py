@@ -14,7 +14,9 @@ from finetune.supervised import Example, Examples
 from fledge import console, lineage, model_card, plots, trainer_bridge
 from fledge.data import conversations
 from fledge.data import sources as src
-from fledge.data.conversations import Conversation, Conversations
+from fledge.data.conversations import Conversations
+from fledge.data.messages import Message
+from fledge.errors import ConfigError
 from fledge.metrics_log import read_metrics
 from fledge.models import adapters, generation
 from fledge.models import folder as model_folder
@@ -24,12 +26,11 @@ from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Job, Progress
 from tokenizer.chat import render
 
-HELD_OUT = (
-    "held_out.jsonl"  # what was not trained on, to be measured: `fledge eval run --task answers --data ...`
-)
+HELD_OUT = "held_out.jsonl"  # not trained on, for `fledge eval run --task answers --data ...`
 BEFORE = "before.json"  # the parent's held-out loss; on disk, so that a resumed run still knows it
 MAX_LENGTH = 1024  # tokens; longer answers are rare, and hub models have contexts that fill any memory
 MEASURED_ROWS = 8  # in a forward pass without gradients
+PROVED_TOKENS = 64  # of each of four held-out rows, over which merged adapters are compared
 MERGE_TOLERANCE = 1e-3  # of a logit: float32 over some dozen layers
 
 
@@ -44,7 +45,8 @@ class Lesson:
     train: Examples
     rows: list[Example]  # packed
     held_out: list[Example]  # packed
-    asked: list[Conversation]  # held out, and short enough to leave room for an answer
+    asked: list[list[Message]]  # held out, and short enough to leave room for an answer
+    sampled: list[list[Message]]  # asked at each check
 
 
 def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
@@ -89,7 +91,12 @@ def _prepare(settings: InstructConfig) -> Lesson:
         settings.data, settings.validation.share, settings.format, settings.max_bad_share
     )
     model = model_folder.load_by_transformers(path)
-    longest = settings.max_length or min(generation.context_of(model), MAX_LENGTH)
+    context = generation.context_of(model)
+    longest = settings.max_length or min(context, MAX_LENGTH)
+    if longest > context:
+        raise ConfigError(
+            f"--max-length {longest}: the model's context is {context} tokens; give at most that"
+        )
     held_out = data.held_out[: settings.validation.examples]
     train, measured = (supervised.tokenise(tokenizer, part, longest) for part in (data.train, held_out))
     vocabulary.make_room(model, vocabulary.new_ids(parents_own, tokenizer), tokenizer.vocab_size)
@@ -103,11 +110,14 @@ def _prepare(settings: InstructConfig) -> Lesson:
             seed=settings.run.seed,
             token_ids=vocabulary.template_ids(tokenizer),
         )
-    room = generation.context_of(model) // 2
-    asked = [c for c in held_out if len(render(tokenizer, c.prompt, add_generation_prompt=True).ids) <= room]
-    return Lesson(
-        path, model, tokenizer, data, train, rows, supervised.pack(measured.examples, settings.pack), asked
-    )
+
+    def with_room(prompts: list[list[Message]]) -> list[list[Message]]:
+        return [p for p in prompts if len(_prompt_ids(tokenizer, p)) <= context // 2]
+
+    asked = with_room([c.prompt for c in held_out])
+    fixed = with_room([[{"role": "user", "content": text}] for text in settings.answers.prompts])
+    measured_rows = supervised.pack(measured.examples, settings.pack)
+    return Lesson(path, model, tokenizer, data, train, rows, measured_rows, asked, fixed + asked[:2])
 
 
 def _record_lineage(folder: RunFolder, lesson: Lesson) -> None:
@@ -154,23 +164,27 @@ def _measure_before(folder: RunFolder, job: Job) -> float:
 
 def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list[dict[str, Any]]:
     """Greedy answers to the fixed prompts and to the first held-out ones."""
-    asked = [[{"role": "user", "content": text}] for text in settings.answers.prompts]
-    asked += [c.prompt for c in lesson.asked[:2]]
-    answers = _answers(model, lesson.tokenizer, asked, settings.answers.max_new_tokens)
+    answers = _answers(model, lesson.tokenizer, lesson.sampled, settings.answers.max_new_tokens)
     return [
         {
             "prompt": messages[-1]["content"],
             **generation.sample_of(lesson.tokenizer, answer),
             "finish": answer.finish,
         }
-        for messages, answer in zip(asked, answers, strict=True)
+        for messages, answer in zip(lesson.sampled, answers, strict=True)
     ]
 
 
+def _prompt_ids(tokenizer: TextTokenizer, messages: list[Message]) -> list[int]:
+    return render(tokenizer, messages, add_generation_prompt=True).ids
+
+
 def _answers(
-    model: Any, tokenizer: TextTokenizer, asked: list[list[dict[str, str]]], max_new_tokens: int
+    model: Any, tokenizer: TextTokenizer, asked: list[list[Message]], max_new_tokens: int
 ) -> list[generation.Completion]:
-    prompts = [render(tokenizer, messages, add_generation_prompt=True).ids for messages in asked]
+    if not asked:
+        return []
+    prompts = [_prompt_ids(tokenizer, messages) for messages in asked]
     room = generation.context_of(model) - max(map(len, prompts))
     sampling = Sampling(
         max_new_tokens=min(max_new_tokens, room), temperature=0, stop_ids=vocabulary.stop_ids(tokenizer)
@@ -187,7 +201,8 @@ def _finish(
         the `--json` object of `finetune instruct`.
     """
     trained = lesson.model.to("cpu").float()
-    prompts = [render(lesson.tokenizer, c.prompt, add_generation_prompt=True).ids for c in lesson.asked[:4]]
+    num_proved = min(PROVED_TOKENS, generation.context_of(trained) // 2)
+    prompts = [row["input_ids"][:num_proved] for row in lesson.held_out[:4]]
     result: dict[str, Any] = {
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -207,7 +222,7 @@ def _finish(
             trained = trained.merge_and_unload()
         trained.generation_config = transformers.GenerationConfig(
             eos_token_id=list(vocabulary.stop_ids(lesson.tokenizer)),
-            pad_token_id=lesson.tokenizer.inner.token_to_id(lesson.tokenizer.roles["pad_token"]),
+            pad_token_id=lesson.tokenizer.special_ids.get(lesson.tokenizer.roles.get("pad_token", "")),
         )
         trained.config.use_cache = True  # TRL turns it off
         trained.save_pretrained(partial)
@@ -220,8 +235,8 @@ def _finish(
                 console.warn(
                     f"merged logits differ by {result['merge_max_logit_difference']:.2g} from the adapter's"
                 )
-        asked = [c.prompt for c in lesson.asked[: settings.answers.at_end]]
-        answers = _answers(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens) if asked else []
+        asked = lesson.asked[: settings.answers.at_end]
+        answers = _answers(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
         result["stopped_share"] = sum(a.finish == "stop" for a in answers) / max(1, len(answers))
         result["answers"] = len(answers)
         card = model_card.write(folder.path.name, lineage.read(folder.path), _lines(settings, result))

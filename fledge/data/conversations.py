@@ -37,7 +37,7 @@ class Conversations:
     """What was read for training: mixed by the weights, and a part held out."""
 
     train: list[Conversation]
-    held_out: list[Conversation]
+    held_out: list[Conversation]  # in an order by hash: any first part is a fair sample
     sources: list[Source]
     duplicates: int
     rejects: int
@@ -82,6 +82,7 @@ def read(
         first = min(map(_prompt_hash, everything))
         held_out = [c for c in everything if _prompt_hash(c) == first]
         parts = [(weight, [c for c in part if _prompt_hash(c) != first]) for weight, part in parts]
+    held_out.sort(key=_prompt_hash)
     train = mix(parts) if weighted[0][1] is not None else [c for _, part in parts for c in part]
     if not train:
         raise DataError(f"{', '.join(inputs)}: nothing to train on; give at least two different prompts")

@@ -326,3 +326,25 @@ def test_an_adapter_target_that_matches_nothing_is_named(
 def test_without_packing_the_same_examples_are_learned(qwen3: Path, tmp_path: Path) -> None:
     assert instruct(qwen3, tmp_path / "r", "--pack=0", "--run.max-steps=2") == 0
     assert result_of(tmp_path / "r")["validation_loss"] < result_of(tmp_path / "r")["validation_loss_before"]
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_not_asked(qwen3: Path, tmp_path: Path) -> None:
+    long = "the dog sees the mill and " * 2
+    rows = [{"prompt": f"{n} {long}", "completion": "yes"} for n in range(20)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        *(o for o in QUICK if not o.startswith("--data")),
+        f"--data={tmp_path}/d.jsonl",
+        "--lora.rank=2",
+    ]
+    start = ["finetune", "instruct", str(qwen3), "--config=tiny", f"--answers.prompts={long * 5}"]
+    assert run([*start, *options, "--out", str(tmp_path / "r")]) == 0
+    assert result_of(tmp_path / "r")["answers"] == 0
+    assert result_of(tmp_path / "r")["merge_same_greedy_tokens"]
+
+
+def test_a_length_above_the_context_is_refused(
+    gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert instruct(gpt2, tmp_path / "r", "--max-length=65") == 1
+    assert "--max-length 65: the model's context is 64 tokens" in capsys.readouterr().err

@@ -148,3 +148,9 @@ def test_weights_are_read_off_the_inputs(tmp_path: Path) -> None:
 def test_a_single_prompt_can_not_be_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to train on; give at least two different prompts"):
         conversations.read([write(tmp_path, "a.jsonl", [asked(1)])], 0.1)
+
+
+def test_the_first_that_are_held_out_come_from_all_files(tmp_path: Path) -> None:
+    files = [write(tmp_path, f"{n}.jsonl", [asked(100 * n + k) for k in range(100)]) for n in range(2)]
+    first = conversations.read(files, 0.3).held_out[:20]
+    assert {c.where.split(":")[0] for c in first} == set(files)
