@@ -77,12 +77,8 @@ class Talk:
         Raises:
             DataError: the text alone is longer than the context has room for.
         """
-        self.messages.append({"role": "user", "content": text})
-        try:
-            prompt, room = self._fitted_prompt()
-        except FledgeError:
-            self.messages.pop()
-            raise
+        text = text.encode("utf-8", "replace").decode()  # a pipe may have held other bytes
+        self.messages, prompt, room = self._fitted([*self.messages, {"role": "user", "content": text}])
         answer = ""
         with contextlib.suppress(KeyboardInterrupt):
             for piece in self._pieces(prompt, room):
@@ -100,28 +96,28 @@ class Talk:
         sampling = dataclasses.replace(self.sampling, max_new_tokens=limit, seed=seed)
         return generation.stream_text(self._loaded.model, self._loaded.tokenizer, prompt, sampling)
 
-    def _fitted_prompt(self) -> tuple[list[int], int]:
-        """The conversation as ids, and the tokens left for an answer; the oldest turns go where there is no room."""
+    def _fitted(self, messages: list[Message]) -> tuple[list[Message], list[int], int]:
+        """Messages that fit, as ids, too, and the tokens left for an answer; the oldest turns go if there is no room."""
         context = generation.context_of(self._loaded.model)
         wanted = min(self.sampling.max_new_tokens, context // 2)
-        first = 1 if self.messages[0]["role"] == "system" else 0
+        first = 1 if messages[0]["role"] == "system" else 0
         dropped = 0
         while True:
-            ids = render(self._loaded.tokenizer, self.messages, add_generation_prompt=True).ids
+            ids = render(self._loaded.tokenizer, messages, add_generation_prompt=True).ids
             if len(ids) + wanted <= context:
                 break
-            if len(self.messages) <= first + 2:
+            if len(messages) <= first + 2:
                 raise DataError(
                     f"the message has {len(ids)} tokens with its turn's marks; the context of {context} holds "
                     f"{context - wanted} beside an answer of {wanted}: shorten it, or lower --max-new-tokens"
                 )
-            del self.messages[first : first + 2]
+            del messages[first : first + 2]
             dropped += 1
         if dropped:
             console.note(
                 f"(the context of {context} tokens is full: the oldest {dropped} turns are forgotten)"
             )
-        return ids, context - len(ids)
+        return messages, ids, context - len(ids)
 
     def save(self, file: str) -> None:
         """Write the conversation as a row of {"messages": [...]}, which `finetune instruct` can read."""

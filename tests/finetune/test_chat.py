@@ -98,11 +98,19 @@ def test_the_oldest_turns_go_when_the_context_is_full(
     assert len(talk.messages) < 12
 
 
-def test_a_message_longer_than_the_context_is_refused_and_forgotten(qwen3: Path) -> None:
+def test_a_message_longer_than_the_context_is_refused_and_alone_forgotten(qwen3: Path) -> None:
     talk = talk_to(qwen3)
+    talk.say("Hi")
+    before = list(talk.messages)
     with pytest.raises(DataError, match=r"the message has \d+ tokens .* the context of 64 holds 56 beside"):
         talk.say("word " * 100)
-    assert talk.messages == []
+    assert talk.messages == before
+
+
+def test_bytes_that_are_no_text_are_answered(qwen3: Path) -> None:
+    talk = talk_to(qwen3)
+    talk.say("caf\udce9")  # as a pipe of Latin-1 arrives
+    assert talk.messages[0]["content"] == "caf?"
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(
