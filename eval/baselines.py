@@ -9,7 +9,8 @@ from math import log
 
 import numpy as np
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: no power of it loses bits
+from eval.ngrams import hashes_of
+from eval.token_tree import Tokens
 
 
 class NgramModel:
@@ -21,6 +22,7 @@ class NgramModel:
     def __init__(self, ids: np.ndarray, vocab_size: int, order: int = 5) -> None:
         """Count the n-grams of a stream of ids, int64 (n,)."""
         self._order, self._vocab_size = order, vocab_size
+        self.name = f"{order}-gram, Kneser-Ney, {len(ids):,} training tokens"
         hashes = _hashes(ids, order)
         self._levels = []
         for size in range(1, order + 1):
@@ -46,6 +48,18 @@ class NgramModel:
             shorter_N = probability_N[size - 1 :]
             probability_N[size - 1 :] = level.interpolate(hashes[size], context_N, shorter_N)
         return np.asarray(np.log(probability_N[1:]))
+
+    def totals(self, sequences: Sequence[Tokens]) -> list[float]:
+        """The log-probability in nats of what is scored of each sequence, many read at once."""
+        found: list[float] = []
+        gap = [-1] * (self._order - 1)  # an id that no text has: nothing is known of what stands behind it
+        for start in range(0, len(sequences), 1024):
+            some, place = sequences[start : start + 1024], 0
+            nats = self.logprobs(np.concatenate([[*tokens.ids, *gap] for tokens in some]))
+            for tokens in some:
+                found.append(float(nats[place + tokens.start - 1 : place + len(tokens.ids) - 1].sum()))
+                place += len(tokens.ids) + len(gap)
+        return found
 
 
 class _Level:
@@ -81,29 +95,20 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted_N: np.ndarray) -> np.n
 
 
 def _hashes(ids: np.ndarray, order: int) -> list[np.ndarray]:
-    """For each length up to `order` the hash of every stretch of ids, uint64 (n - length + 1,)."""
-    mixed_N = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed_N ^= mixed_N >> np.uint64(29)
-    hashes = [np.zeros(len(ids) + 1, dtype=np.uint64)]
-    for size in range(1, order + 1):
-        hashes.append(hashes[-1][: max(0, len(ids) - size + 1)] * _BASE + mixed_N[size - 1 :])
-    return hashes
+    """For each length up to `order` the hash of every stretch of ids, uint64 (n - length + 1,); none for 0."""
+    return [np.empty(0, np.uint64), *(hashes_of(ids, size) for size in range(1, order + 1))]
 
 
 def ngram_bits_per_byte(
-    train_ids: np.ndarray,
-    pieces: Iterable[np.ndarray],
-    token_bytes: Sequence[bytes],
-    order: int = 5,
+    model: NgramModel, pieces: Iterable[np.ndarray], token_bytes: Sequence[bytes]
 ) -> float:
     """Bits per byte of texts under an n-gram model of the same tokens; special tokens are context only.
 
     Args:
-        train_ids: int64 (n,), the stream to count.
         pieces: int64 arrays, each a text whose first id is context only.
         token_bytes: the bytes of every id (`TextTokenizer.token_bytes()`).
     """
-    model, length = NgramModel(train_ids, len(token_bytes), order), np.array([len(b) for b in token_bytes])
+    length = np.array([len(b) for b in token_bytes])
     nats, num_bytes = 0.0, 0
     for ids in pieces:
         bytes_N = length[ids[1:]]

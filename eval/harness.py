@@ -119,17 +119,21 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     started = time.perf_counter()
     kind = find_kind(task.kind, f"kind {task.kind}")
     scores = (kind.measure if hasattr(kind, "measure") else _measure_items)(subject, task, limit)
-    sets = by_set(scores.items)
+    sets = dict.fromkeys(item.set for item in scores.items)
     names = dict.fromkeys(name for item in scores.items for name in item.values)
-    estimates = {name: {key: estimate(items, name) for key, items in sets.items()} for name in names}
-    whole = {name: intervals.mean_of(list(found.values())) for name, found in estimates.items()}
-    per_set = {key: {name: estimates[name][key] for name in names} for key in sets} if len(sets) > 1 else {}
+    estimates = {name: of_sets(scores.items, name) for name in names}
+    whole = {name: overall(scores.items, name) for name in names}
+    per_set = {key: {name: e[key] for name, e in estimates.items() if key in e} for key in sets}
     return {
         "metrics": {
             name: _as_json(estimate, scores.baselines.get(name), scores.ceilings.get(name))
             for name, estimate in (whole | scores.pooled).items()
         },
-        "sets": {key: {name: _finite(e) for name, e in values.items()} for key, values in per_set.items()},
+        "sets": {
+            key: {name: _finite(e) for name, e in values.items()}
+            for key, values in per_set.items()
+            if len(sets) > 1
+        },
         "items": _per_item(scores.items, list(names)),
         "settings": {"dtype": subject.dtype} | scores.settings,
         "seconds": round(time.perf_counter() - started, 3),
@@ -179,22 +183,39 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
         for item, given in zip(items, answers, strict=True)
     ]
     pooled = kind.pooled(items, answers) if hasattr(kind, "pooled") else {}
+    baselines = kind.baselines(items)
+    model = subject.ngrams if hasattr(kind, "margin") else None
+    if model is not None:
+        its = [
+            replace(one, values=kind.score(item, given))
+            for one, item, given in zip(scored, items, subject.ngram_answers(items, model), strict=True)
+        ]
+        values = {name: overall(its, name).value for name in baselines}
+        baselines = {name: max(value, values[name]) for name, value in baselines.items()}
+        settings |= {"ngram": {"model": model.name, **values}}
     template = {"prompt": task.prompt, "delimiter": task.delimiter, "chat": task.chat, "shots": 0}
-    return Scores(scored, kind.baselines(items), pooled, settings=template | settings)
+    return Scores(scored, baselines, pooled, settings=template | settings)
 
 
-def by_set(items: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:
+def overall(items: Sequence[ItemScore], name: str) -> Estimate:
+    """A metric's unweighted mean over the sets that have it."""
+    return intervals.mean_of(list(of_sets(items, name).values()))
+
+
+def of_sets(items: Sequence[ItemScore], name: str) -> dict[str, Estimate]:
+    """A metric over the items of each set that has it."""
     sets: dict[str, list[ItemScore]] = {}
     for item in items:
-        sets.setdefault(item.set, []).append(item)
-    return sets
+        if name in item.values:
+            sets.setdefault(item.set, []).append(item)
+    return {key: estimate(own, name) for key, own in sets.items()}
 
 
 def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
-    """A metric over the items of one set."""
-    found = [(item, item.values[name]) for item in items if name in item.values]
-    values = [value if isinstance(value, Ratio) else Ratio(value, 1.0) for _, value in found]
-    names = [item.cluster or item.where for item, _ in found]
+    """A metric over the items of one set, all of which have it."""
+    found = (item.values[name] for item in items)
+    values = [value if isinstance(value, Ratio) else Ratio(value, 1.0) for value in found]
+    names = [item.cluster or item.where for item in items]
     clusters = names if len(set(names)) < len(names) else None
     parts, wholes = [v.part for v in values], [v.whole for v in values]
     if clusters is None and set(wholes) == {1.0} and set(parts) <= {0.0, 0.5, 1.0}:

@@ -73,7 +73,7 @@ class Scorer:
         Raises:
             DataError: a continuation has no tokens.
         """
-        groups = self._encode(items)
+        groups = self.encode(items)
         if self.dtype_name == "float32" or margin is None:
             answers = self._likelihoods(groups)
             settings: dict[str, Any] = {"dtype": "float32"}
@@ -87,7 +87,7 @@ class Scorer:
             )
         return answers, settings | {"num_cut": num_cut}
 
-    def _encode(self, items: Sequence[Item]) -> list[list[Tokens]]:
+    def encode(self, items: Sequence[Item]) -> list[list[Tokens]]:
         """The tokens of each request; context and continuation are encoded together and then parted."""
         requests: list[Any] = [request for item in items for request in item.requests]
         parted = [_part(request) for request in requests]

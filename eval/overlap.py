@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import harness, intervals, results
+from eval import harness, results
 from eval.config import MeasureConfig, OverlapConfig, TaskConfig
 from eval.harness import ItemScore
 from eval.items import Generation, Item, Ratio
@@ -115,8 +115,7 @@ def split_scores(measured: Mapping[str, Any], judged: Sequence[Judged]) -> dict[
 
 
 def _estimate(scores: list[ItemScore], metric: str) -> dict[str, Any]:
-    sets = [harness.estimate(own, metric) for own in harness.by_set(scores).values()]
-    found = vars(intervals.mean_of(sets))
+    found = vars(harness.overall(scores, metric))
     return {key: number if isfinite(number) else None for key, number in found.items()}
 
 

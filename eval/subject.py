@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from eval.baselines import NgramModel
 from eval.config import TaskConfig
-from eval.items import Answer, Generated, Generation, Item, LogLikelihood
+from eval.items import Answer, Generated, Generation, Item, Likelihood, LogLikelihood
 from eval.likelihood import Scorer
 from fledge import console, lineage
 from fledge.device import resolve_device
@@ -19,6 +20,7 @@ from fledge.tokens import END_OF_TURN, TextTokenizer
 from fledge.village import spec
 from tokenizer import chat, shards
 
+NGRAM_TOKENS = 2_000_000  # of the training shards: counted within seconds, and later ones add little
 GENERATED_AT_ONCE = 32  # answers written side by side; more pays little on a CPU
 
 
@@ -92,6 +94,16 @@ class Subject:
         return self._shards
 
     @cached_property
+    def ngrams(self) -> NgramModel | None:
+        """A 5-gram model of the model's training text; None where that is not here."""
+        folder = self.shards()
+        if folder is None:
+            return None
+        stream = shards.open_split(folder, "train")
+        ids = stream.read(0, min(NGRAM_TOKENS, stream.num_tokens))
+        return NgramModel(ids, len(self.tokenizer.token_bytes()))
+
+    @cached_property
     def village(self) -> tuple[str, int] | None:
         """The one village, name and seed, whose stories the model was pretrained on; None for other models."""
         folder = self.shards()
@@ -120,6 +132,15 @@ class Subject:
             settings = {"num_cut": sum(a.is_cut for a in answers), "template": template}
             return _per_item(items, answers), settings
         return self.scorer.answer_items(items, margin)
+
+    def ngram_answers(self, items: Sequence[Item], model: NgramModel) -> list[list[Answer]]:
+        """What an n-gram model answers to requests for likelihoods."""
+        sequences = [tokens for group in self.scorer.encode(items) for tokens in group]
+        answers = [
+            Likelihood(nats, len(tokens.ids) - tokens.start, False, tokens.is_cut)
+            for tokens, nats in zip(sequences, model.totals(sequences), strict=True)
+        ]
+        return _per_item(items, answers)
 
     def generate(self, requests: Sequence[Generation]) -> list[Generated]:
         """Greedy answers, each as if it were alone; of a prompt too long for the context the end is read."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eval.baselines import NgramModel, compressed_bits_per_byte, ngram_bits_per_byte
+from eval.token_tree import Tokens
 
 VOCABULARY = 6
 TEXT = np.random.default_rng(0).choice(VOCABULARY, 400, p=[0.4, 0.3, 0.1, 0.1, 0.06, 0.04])
@@ -45,6 +46,15 @@ def test_probabilities_are_those_of_the_formula() -> None:
     assert found.tolist() == pytest.approx([first, *rest])
 
 
+def test_totals_are_those_of_each_sequence_alone() -> None:
+    model = NgramModel(TEXT, VOCABULARY, order=4)
+    draw = np.random.default_rng(1)
+    ids = [draw.integers(0, VOCABULARY, n).tolist() for n in (2, 3, 9, 30) * 400]
+    alone = [float(model.logprobs(np.array(own))[max(0, len(own) - 6) :].sum()) for own in ids]
+    found = model.totals([Tokens(own, max(0, len(own) - 6) + 1) for own in ids])
+    assert found == pytest.approx(alone)
+
+
 def test_probabilities_of_all_words_add_up_to_one() -> None:
     model = NgramModel(TEXT, VOCABULARY, order=5)
     for before in ([0, 1, 0, 0], [5, 5, 5, 5], [2, 0, 1, 3]):
@@ -57,14 +67,14 @@ def test_probabilities_of_all_words_add_up_to_one() -> None:
 def test_special_tokens_cost_and_count_nothing() -> None:
     table = [b"", b"a", b"bc"]
     train, text = np.array([0, 1, 2, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 0, 1])
-    found = ngram_bits_per_byte(train, [text], table, order=2)
+    found = ngram_bits_per_byte(NgramModel(train, 3, 2), [text], table)
     logprobs = NgramModel(train, 3, 2).logprobs(text)
     assert found == pytest.approx(-(logprobs[0] + logprobs[1] + logprobs[3]) / log(2) / 4)
 
 
 def test_more_context_helps_on_text_that_repeats() -> None:
     train = np.tile([0, 1, 2, 0, 2, 1], 100)
-    values = [ngram_bits_per_byte(train, [train[:60]], [b"x"] * 3, order) for order in (1, 2, 3)]
+    values = [ngram_bits_per_byte(NgramModel(train, 3, n), [train[:60]], [b"x"] * 3) for n in (1, 2, 3)]
     assert values[0] > values[1] > values[2]
     assert values[2] < 0.1
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from eval.baselines import NgramModel
 from eval.items import Ratio
 from eval.subject import Subject
 from eval.tasks.village_knowledge import _item
 from fledge import lineage
 from fledge.__main__ import run
+from fledge.data.rows import read
 from fledge.models.loaded import load
 from fledge.tokens import TextTokenizer
 from fledge.village import floors
@@ -75,6 +77,26 @@ def test_own_text_is_the_validation_stream_without_document_ends(
     assert metric["value"] == pytest.approx(nats / log(2) / sum(len(t.encode()) for t in texts), rel=1e-5)
     assert metric["baseline"] > 0
     assert "5-gram" in found["own_text"]["settings"]["baseline"]
+
+
+def test_pairs_have_the_better_of_chance_and_of_a_5_gram_model_as_baseline(
+    found: dict[str, Any], village_run: Path, tokenizer: TextTokenizer
+) -> None:
+    result = found["village_pairs"]
+    text = shards.open_split(lineage.read(village_run)["parents"][0]["path"], "train")
+    model = NgramModel(text.read(0, len(text)), tokenizer.vocab_size)
+    rows = {row.where: row.values for row in read(result["settings"]["data"]).rows}
+    wins = []
+    for where in result["items"]["where"]:
+        sentences = (rows[where][name] for name in ("sentence_good", "sentence_bad"))
+        good, bad = (
+            model.logprobs(np.array([0, *tokenizer.encode(f" {sentence}")])).sum() for sentence in sentences
+        )
+        wins.append(0.5 if good == pytest.approx(bad, abs=1e-5) else float(good > bad))
+    ngram = result["settings"]["ngram"]
+    assert ngram["model"].startswith("5-gram")
+    assert ngram["accuracy"] == pytest.approx(np.mean(wins))
+    assert result["metrics"]["accuracy"]["baseline"] == max(0.5, ngram["accuracy"])
 
 
 def test_knowledge_is_measured_on_held_out_stories_between_their_floors(
