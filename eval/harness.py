@@ -218,8 +218,10 @@ def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
     names = [item.cluster or item.where for item in items]
     clusters = names if len(set(names)) < len(names) else None
     parts, wholes = [v.part for v in values], [v.whole for v in values]
-    if clusters is None and set(wholes) == {1.0} and set(parts) <= {0.0, 0.5, 1.0}:
-        return intervals.proportion(sum(parts), len(parts))
+    if set(wholes) == {1.0} and set(parts) <= {0.0, 0.5, 1.0}:
+        if clusters is None:
+            return intervals.proportion(sum(parts), len(parts))
+        return intervals.clustered_proportion(parts, clusters)
     return intervals.ratio(parts, wholes, clusters)
 
 

@@ -26,14 +26,28 @@ class Estimate:
     n: int  # items it was measured on
 
 
-def proportion(successes: float, n: int) -> Estimate:
+def proportion(successes: float, n: float) -> Estimate:
     """A share of independent items, by Wilson's interval; half successes (ties) are allowed."""
     if n == 0:
         return Estimate(0.0, 0.0, 1.0, 0)
     share, z2 = successes / n, _Z * _Z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), int(n))
+
+
+def clustered_proportion(successes: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
+    """A share of items in clusters: Wilson's interval for as many items as would leave the same error.
+
+    Where all are right, or all wrong, a cluster is one item. Source: Korn and Graubard 1998; Dean and Pagano 2015.
+    """
+    whole = ratio(successes, [1.0] * len(successes), clusters)
+    groups, half = len(set(clusters)), whole.high - whole.value
+    effective = float(groups)
+    if 0 < half < np.inf:  # Student's t is in it for few clusters
+        effective = min(len(successes), whole.value * (1 - whole.value) * (_Z / half) ** 2)
+    found = proportion(whole.value * effective, effective)
+    return Estimate(whole.value, found.low, found.high, whole.n)
 
 
 def ratio(
@@ -63,20 +77,11 @@ def ratio(
     return Estimate(value, value - half, value + half, num_items)
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> Estimate:
-    """The mean of independent items with the percentile bootstrap: for values far from normal."""
-    value_N = np.asarray(values, dtype=float)
-    if len(value_N) == 0:
-        return Estimate(0.0, -np.inf, np.inf, 0)
-    draw = np.random.default_rng(seed)
-    means = [float(draw.choice(value_N, len(value_N)).mean()) for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value_N.mean()), float(low), float(high), len(value_N))
-
-
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """The unweighted mean of independent estimates: a folder's score from those of its sets."""
     count = len(estimates)
+    if count == 1:
+        return estimates[0]
     value = sum(e.value for e in estimates) / count
     low = sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / count
     high = sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / count

@@ -43,10 +43,29 @@ def test_copies_in_a_cluster_do_not_narrow_the_interval() -> None:
     assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high))
 
 
-def test_the_bootstrap_agrees_with_students_interval_on_normal_values() -> None:
-    values = np.random.default_rng(1).normal(0, 1, 400).tolist()
-    first, second = intervals.bootstrap_mean(values), intervals.ratio(values, [1.0] * 400)
-    assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=0.01)
+def test_a_share_of_clusters_that_agree_is_that_of_the_clusters() -> None:
+    right = [1.0, 0, 1, 1, 0, 1, 1, 1] * 25
+    alone = intervals.proportion(sum(right), len(right))
+    copied = intervals.clustered_proportion(right * 4, [*range(len(right))] * 4)
+    assert (copied.value, copied.n) == (alone.value, 4 * len(right))
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), abs=2e-3)  # t is wider than z
+
+
+def test_clusters_that_are_all_right_leave_a_doubt() -> None:
+    found, alone = intervals.clustered_proportion([1.0] * 12, [*range(4)] * 3), intervals.proportion(4, 4)
+    assert (found.low, found.high) == (alone.low, 1.0)
+
+
+def test_a_clustered_shares_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    draw = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        share_C = draw.beta(3.6, 0.4, 40)  # mean 0.9, and clusters differ
+        found = intervals.clustered_proportion(
+            draw.binomial(1, np.repeat(share_C, 5)).astype(float).tolist(), np.repeat(range(40), 5).tolist()
+        )
+        hits += found.low <= 0.9 <= found.high
+    assert 925 <= hits <= 975
 
 
 def test_the_mean_of_sets_is_as_wide_as_independence_says() -> None:
