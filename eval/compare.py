@@ -109,7 +109,8 @@ def _measured_before(settings: CompareConfig, subjects: Sequence[Subject]) -> li
     for subject in subjects:
         for result in results.read_all(subject.run) if subject.run else []:
             limit = result["settings"]["limit"]
-            if result["settings"]["dtype"] != settings.dtype or result["model"]["sha256"] != subject.sha256:
+            asked = result["settings"].get("dtype_asked")
+            if asked != settings.dtype or result["model"]["sha256"] != subject.sha256:
                 continue
             key = json.dumps(result["config"], sort_keys=True)  # of several limits the widest
             if key not in found or (limit or inf) > (found[key].limit or inf):

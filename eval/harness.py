@@ -135,7 +135,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
             if len(sets) > 1
         },
         "items": _per_item(scores.items, list(names)),
-        "settings": {"dtype": subject.dtype} | scores.settings,
+        "settings": {"dtype": "float32"} | scores.settings,
         "seconds": round(time.perf_counter() - started, 3),
     }
 

@@ -194,19 +194,8 @@ class Scorer:
         """The scores of one batch; None after making batches smaller because it did not fit into memory."""
         try:
             return self._score_batch(trees, low)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if "memory" not in str(error).lower():
-                raise
-            longest = len(trees[0].ids)
-            if len(trees) == 1:
-                raise ModelError(
-                    f"not enough memory for one text of {longest} tokens; use a machine with more, "
-                    "or --dtype bfloat16"
-                ) from None
-            self._batch_size = len(trees) // 2
-            console.warn(
-                f"not enough memory for {len(trees)} texts at once; going on with {self._batch_size}"
-            )
+        except RuntimeError as error:
+            self._batch_size = halved(len(trees), error)
             return None
 
     @torch.inference_mode()
@@ -242,6 +231,20 @@ class Scorer:
         if self._low_precision is None:
             self._low_precision = copy.deepcopy(self._model).to(device.torch_dtype("bfloat16"))
         return self._low_precision
+
+
+def halved(num_texts: int, error: RuntimeError) -> int:
+    """How many texts to go on with where a batch did not fit into memory, said aloud.
+
+    Raises:
+        ModelError: not even one fits; the error itself, where it is about something else.
+    """
+    if "memory" not in str(error).lower():
+        raise error
+    if num_texts == 1:
+        raise ModelError("not enough memory for one text; use a machine with more, or --device cpu") from None
+    console.warn(f"not enough memory for {num_texts} texts at once; going on with {num_texts // 2}")
+    return num_texts // 2
 
 
 def _likelihood(tokens: Tokens, score: TokenScores) -> Likelihood:

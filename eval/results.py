@@ -43,7 +43,7 @@ def measured(
         "model": {"path": str(subject.path), "sha256": subject.sha256, "text": _text(subject)},
         **harness.measure(subject, task, limit),
     }
-    result["settings"] |= {"limit": limit, "data": task.data}
+    result["settings"] |= {"limit": limit, "data": task.data, "dtype_asked": subject.dtype}
     result["config"] = task.model_dump(mode="json")  # with it the same can be measured of another model
     if file is not None:
         with atomic.disk_errors(file):

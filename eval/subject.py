@@ -9,7 +9,7 @@ from typing import Any
 from eval.baselines import NgramModel
 from eval.config import TaskConfig
 from eval.items import Answer, Generated, Generation, Item, Likelihood, LogLikelihood
-from eval.likelihood import Scorer
+from eval.likelihood import Scorer, halved
 from fledge import console, lineage
 from fledge.device import resolve_device
 from fledge.errors import FledgeError
@@ -148,15 +148,18 @@ class Subject:
         prompts = [self._prompt_ids(request) for request in requests]
         order = sorted(range(len(requests)), key=lambda i: (sampling[i].max_new_tokens, len(prompts[i])))
         answers: dict[int, Generated] = {}
+        at_once = self.batch_size or GENERATED_AT_ONCE
         with console.progress("answers", len(requests)) as bar:
             while order:
                 same = sampling[order[0]]
-                batch = [i for i in order[:GENERATED_AT_ONCE] if sampling[i] == same]
+                batch = [i for i in order[:at_once] if sampling[i] == same]
+                try:
+                    found = self._generate_batch([prompts[i] for i in batch], same)
+                except RuntimeError as error:
+                    at_once = halved(len(batch), error)
+                    continue
+                answers.update(zip(batch, found, strict=True))
                 order = [i for i in order if i not in set(batch)]
-                for i, found in zip(
-                    batch, self._generate_batch([prompts[i] for i in batch], same), strict=True
-                ):
-                    answers[i] = found
                 bar.advance(len(batch))
         return [answers[i] for i in range(len(requests))]
 

@@ -101,8 +101,9 @@ def _continued(subject: Subject, prompts: list[list[int]], new_tokens: int) -> l
     sampling = generation.fitted(subject.model, subject.tokenizer, sampling)
     answers: list[np.ndarray] = []
     with console.progress("continuations", len(prompts)) as bar:
-        for start in range(0, len(prompts), GENERATED_AT_ONCE):
-            batch = prompts[start : start + GENERATED_AT_ONCE]
+        at_once = subject.batch_size or GENERATED_AT_ONCE
+        for start in range(0, len(prompts), at_once):
+            batch = prompts[start : start + at_once]
             for completion in generation.generate(subject.model, batch, sampling):
                 ids = completion.ids[: -1 if completion.finish == "stop" else None]
                 answers.append(np.array(ids, dtype=np.int64))

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from eval import generated, harness
+from eval import generated, harness, intervals
 from eval.config import TaskConfig
+from eval.items import Generated, Generation
 from eval.metrics.bleu import bleu
 from eval.metrics.distinct_n import distinct_n
 from eval.subject import Subject
 from fledge.data import prompts
 from fledge.data.rows import Row
 from fledge.errors import ConfigError, DataError
+from fledge.models.generation import Sampling
 
 
 def write(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
@@ -46,6 +48,30 @@ def test_answers_are_compared_with_those_in_the_data(subject: Subject, tmp_path:
     assert {"rouge_l", "bleu", "distinct_2", "stopped"} <= set(result["metrics"])
     assert result["metrics"]["bleu"]["n"] == 2
     assert result["settings"]["template"] == "none: plain text"
+
+
+def test_answers_are_float32s_and_say_so(subject: Subject, tmp_path: Path) -> None:
+    low = Subject.open(str(subject.path), "cpu", "bfloat16")
+    task = TaskConfig(kind="answers", data=[write(tmp_path, [{"prompt": "a", "completion": "b"}])])
+    assert harness.measure(low, task)["settings"]["dtype"] == "float32"
+
+
+class Crowded(Subject):
+    """A model on a machine that has room for two answers at once."""
+
+    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Generated]:
+        if len(prompts) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return super()._generate_batch(prompts, sampling)
+
+
+def test_too_little_memory_for_answers_makes_batches_smaller_and_says_so(
+    subject: Subject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = [Generation(prompt, 4) for prompt in ("Mara", "The", "A dog", "x", "Who", "One", "is")]
+    crowded = Crowded(subject.path, "cpu", "float32", batch_size=5)
+    assert crowded.generate(requests) == subject.generate(requests)
+    assert "not enough memory for 5 texts at once; going on with 2" in capsys.readouterr().err
 
 
 def test_the_baseline_of_an_answer_is_a_copy_of_the_prompt(subject: Subject, tmp_path: Path) -> None:
@@ -90,8 +116,8 @@ def test_a_check_of_ones_own_judges_answers(subject: Subject, tmp_path: Path) ->
     task = TaskConfig(kind="checked", check=str(check), data=[write(tmp_path, rows)], max_new_tokens=4)
     result = harness.measure(subject, task)
     assert result["items"]["values"]["right"] == [1.0, 0.0]
-    # The same prompt twice is one observation, so there is no interval.
-    assert result["metrics"]["right"]["high"] is None
+    # The same prompt twice is one observation.
+    assert result["metrics"]["right"]["high"] == pytest.approx(intervals.proportion(0.5, 1).high)
 
 
 def test_unknown_checks_say_what_there_is(subject: Subject, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_too_little_memory_makes_batches_smaller_and_says_so(
 
 
 def test_a_text_that_fits_into_no_memory_is_an_error(subject: Subject, questions: list[Item]) -> None:
-    with pytest.raises(ModelError, match="not enough memory for one text of"):
+    with pytest.raises(ModelError, match="not enough memory for one text"):
         nats(Scorer(Crowded(subject.model, room=0), subject.tokenizer), questions)
 
 
