@@ -109,7 +109,7 @@ def _measured_before(settings: CompareConfig, subjects: Sequence[Subject]) -> li
     for subject in subjects:
         for result in results.read_all(subject.run) if subject.run else []:
             limit = result["settings"]["limit"]
-            asked = result["settings"].get("dtype_asked")
+            asked = result["settings"].get("dtype_asked", result["settings"]["dtype"])
             if asked != settings.dtype or result["model"]["sha256"] != subject.sha256:
                 continue
             key = json.dumps(result["config"], sort_keys=True)  # of several limits the widest

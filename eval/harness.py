@@ -38,10 +38,12 @@ from eval.items import Item, Ratio
 from eval.subject import Subject
 from fledge import config, console
 from fledge.data import rows as data_rows
-from fledge.data.rows import Row
+from fledge.data.rows import Reject, Row
 from fledge.errors import ConfigError, DataError
 
 TASKS = Path(__file__).resolve().parent / "tasks"
+
+MAX_BAD_SHARE = 0.01  # of the rows; so many are passed over aloud, as everywhere
 
 # Metrics of which less is better; of all others more.
 LOWER_IS_BETTER = {
@@ -144,17 +146,24 @@ def read_items(task: TaskConfig, kind: Any, limit: int | None) -> list[Item]:
     """The items of a task's data, the first `limit` of each set.
 
     Raises:
-        DataError: no data given, a row without a field, or one that asks nothing.
+        DataError: no data given, or more than a few rows without a field or that ask nothing.
     """
     if not task.data:
         raise DataError(f"a task of kind {task.kind} needs data: give --data PATHS")
     items: list[Item] = []
+    rejects: list[Reject] = []
     taken: dict[str, int] = {}
-    for row in data_rows.read(task.data).rows:
-        item = kind.item(_with_fields(row, task, kind.FIELDS), task)
+    found = data_rows.read(task.data).rows
+    for row in found:
+        try:
+            item = kind.item(_with_fields(row, task, kind.FIELDS), task)
+        except DataError as error:
+            rejects.append(Reject(row.source, row.position, str(error).removeprefix(f"{row.where}: ")))
+            continue
         taken[item.set] = taken.get(item.set, 0) + 1
         if limit is None or taken[item.set] <= limit:
             items.append(item)
+    data_rows.check_share(rejects, len(found), MAX_BAD_SHARE)
     if not items:
         raise DataError(f"{', '.join(task.data)}: no rows in it")
     return items

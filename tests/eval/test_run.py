@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from eval.config import TaskConfig
 from eval.harness import find_task
+from eval.items import LogLikelihood
 from eval.run import find_suite
+from eval.tasks import preferences
 from fledge.__main__ import run
+from fledge.data.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,6 +142,33 @@ def test_a_check_of_ones_own_that_was_changed_is_asked_again(
         assert results(capsys, *arguments)["results"]["mine"]["right"]["value"] == verdict
 
 
+@pytest.mark.parametrize("chat", ["false", "true"])
+def test_preferences_read_dialogues_and_pass_over_a_few_bad_rows(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], chat: str
+) -> None:
+    before = "\n\nHuman: Hello.\n\nAssistant: Yes?\n\nHuman: Who has a dog?\n\nAssistant:"
+    rows = [{"chosen": f"{before} Anna.", "rejected": f"{before} Bram the baker."}] * 120
+    data = write_rows(tmp_path / "own.jsonl", [*rows, {"chosen": f"{before} Anna.", "rejected": before}])
+    (tmp_path / "mine.yaml").write_text(f"kind: preferences\nchat: {chat}\ndata: ['{data}']\n")
+    arguments = [str(model_folder), "--task", str(tmp_path / "mine.yaml"), "--device=cpu", "--json"]
+    assert run(["eval", "run", *arguments]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out.splitlines()[-1])["results"]["mine"]["accuracy"]
+    assert (found["n"], found["baseline"]) == (120, 1.0)  # always the shorter one
+    assert "passed over" in err
+    assert "own.jsonl:121: no field 'prompt'" in err
+
+
+def test_a_dialogues_context_is_its_turns() -> None:
+    before = "\n\nHuman: Hello.\n\nAssistant: Yes?\n\nHuman: Who?\n\nAssistant:"
+    row = Row("here", 1, {"chosen": f"{before} Anna.", "rejected": f"{before} Bram."})
+    plain, chat = (preferences.item(row, TaskConfig(kind="preferences", chat=chat)) for chat in (False, True))
+    assert plain.requests == (LogLikelihood(before, " Anna."), LogLikelihood(before, " Bram."))
+    turns = (("user", "Hello."), ("assistant", "Yes?"), ("user", "Who?"))
+    messages = tuple({"role": role, "content": text} for role, text in turns)
+    assert chat.requests == (LogLikelihood(messages, "Anna."), LogLikelihood(messages, "Bram."))
+
+
 CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
 
 
@@ -161,6 +192,11 @@ CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
             "kind: preferences",
             {"prompt": "a", "chosen": "b", "rejected": ""},
             "must be texts, none of them empty",
+        ),
+        (
+            "kind: preferences",
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
+            "own.jsonl:1: no field 'prompt', and 'chosen' and 'rejected' are no dialogues",
         ),
         (
             "kind: schema",
