@@ -1,6 +1,7 @@
-"""The context of a request for likelihoods: a row's question, as the task words it."""
+"""A row's question, as the task words it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from eval.config import TaskConfig
 from fledge.data.rows import Row
@@ -17,13 +18,21 @@ def context_of(row: Row, task: TaskConfig, question: str) -> tuple[Context, str]
     Raises:
         DataError: the task's prompt names a field that the row lacks.
     """
-    text = question
-    if task.prompt is not None:
-        try:
-            text = task.prompt.format_map(row.values)
-        except (KeyError, IndexError, ValueError) as error:
-            known = ", ".join(map(str, row.values))
-            raise DataError(f"{row.where}: 'prompt' asks for {error}; the row has {known}") from None
+    text = question if task.prompt is None else worded(task.prompt, row.values, row)
     if task.chat:  # the template ends with the start of an answer, which needs no space
         return ({"role": "user", "content": text},), ""
     return text, task.delimiter
+
+
+def worded(prompt: str, values: Mapping[str, Any], row: Row) -> str:
+    """A task's prompt with a row's fields in it.
+
+    Raises:
+        DataError: it names a field that the row lacks, or is no such text.
+    """
+    try:
+        return prompt.format_map(values)
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        known = ", ".join(map(str, row.values))
+        wrong = f"asks for {error}" if isinstance(error, KeyError) else f"can't be filled in ({error})"
+        raise DataError(f"{row.where}: 'prompt' {wrong}; the row has {known}") from None

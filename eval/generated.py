@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from eval.asked import worded
 from eval.config import TaskConfig
 from eval.intervals import LEVEL, Estimate
 from eval.items import Generated, Generation, Item
@@ -30,7 +31,7 @@ def prompt_of(row: Row, task: TaskConfig) -> Prompt:
         values |= {name: row.values[own] for name, own in task.fields.items()}
         if task.prompt is not None:
             reference = values.get("reference", values.get("answer"))
-            made = [{"role": "user", "content": task.prompt.format_map(values)}]
+            made = [{"role": "user", "content": worded(task.prompt, values, row)}]
             return Prompt(made, None if reference is None else str(reference))
         return prompts.of_row(values)
     except KeyError as error:

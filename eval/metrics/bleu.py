@@ -22,12 +22,4 @@ def bleu(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) 
     return min(1.0, float(sacrebleu.corpus_bleu(list(predictions), columns).score) / 100)
 
 
-def of_one(prediction: str, reference: str | Sequence[str]) -> float:
-    """Sentence BLEU in 0-1 of one text, for intervals and comparisons; corpus BLEU is not its mean."""
-    import sacrebleu
-
-    accepted = [reference] if isinstance(reference, str) else list(reference)
-    return float(sacrebleu.sentence_bleu(prediction, accepted).score) / 100
-
-
 Metric = wrapped(bleu, reads="texts")

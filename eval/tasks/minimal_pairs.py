@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from eval.config import TaskConfig
 from eval.items import Answer, Item, LogLikelihood
 from fledge.data.rows import Row
+from fledge.errors import DataError
 
 FIELDS = ("sentence_good", "sentence_bad")
 
@@ -16,8 +17,14 @@ TIE_NATS = 1e-5  # float32 gives the same sum with about this error when it is c
 
 
 def item(row: Row, task: TaskConfig) -> Item:
-    """Both sentences, each as a document's beginning."""
-    sentences = (row.values[name] for name in FIELDS)
+    """Both sentences, each as a document's beginning.
+
+    Raises:
+        DataError: one is no text, or empty.
+    """
+    sentences = [row.values[name] for name in FIELDS]
+    if not all(isinstance(sentence, str) and sentence for sentence in sentences):
+        raise DataError(f"{row.where}: both sentences must be texts, none of them empty")
     requests = tuple(LogLikelihood("", task.delimiter + sentence) for sentence in sentences)
     return Item(row, requests, str(row.values.get("UID", row.source)))
 

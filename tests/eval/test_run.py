@@ -189,6 +189,21 @@ CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
             "'continuation' is empty; a reference",
         ),
         (
+            "kind: multiple_choice\nprompt: '{query.dogs}'",
+            CHOICE,
+            "'prompt' can't be filled in ('str' object has no attribute 'dogs'); the row has query",
+        ),
+        (
+            "kind: answers\nprompt: '{query[dogs]}'",
+            CHOICE,
+            "own.jsonl:1: 'prompt' can't be filled in (string indices must be integers",
+        ),
+        (
+            "kind: minimal_pairs",
+            {"sentence_good": "A dog.", "sentence_bad": 3},
+            "own.jsonl:1: both sentences must be texts, none of them empty",
+        ),
+        (
             "kind: preferences",
             {"prompt": "a", "chosen": "b", "rejected": ""},
             "must be texts, none of them empty",
