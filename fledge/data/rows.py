@@ -1,5 +1,6 @@
 """Rows of fields from any source: JSON, JSON lines, CSV, TSV, parquet, the hub, the village."""
 
+import codecs
 import csv
 import io
 import json
@@ -173,7 +174,7 @@ def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
 def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
     content = b"".join(src.blocks(source, stream, _BLOCK_BYTES))
     try:
-        rows = json.loads(content.decode("utf-8"))
+        rows = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(str(not_utf8(source, 1, error, 0))) from None
     except (ValueError, RecursionError) as error:
@@ -185,7 +186,7 @@ def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
 
 def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
     try:
-        return stream.peek(1024).lstrip()[:1] == b"["
+        return stream.peek(1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
     except src.damage_errors() as error:
         raise src.damaged(source, "0 bytes", error) from None
 
@@ -193,9 +194,8 @@ def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
 def _table(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
     """CSV with quotes, or TSV without, below a line of column names."""
     csv.field_size_limit(1 << 30)
-    encoded = (line for _, line in src.lines(source, stream))
     try:
-        text = (line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(encoded))
+        text = (line.decode("utf-8") for _, line in src.lines(source, stream))
         style: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.format == "tsv" else {}
         table = csv.DictReader(text, **style)
         for row in table:

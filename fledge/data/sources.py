@@ -1,5 +1,6 @@
 """What `--input` and `--data` mean: an ordered list of files, hub data sets and parts of the village."""
 
+import codecs
 import glob
 import gzip
 import io
@@ -193,7 +194,7 @@ def total_size_bytes(sources: Sequence[Source]) -> int | None:
 
 
 def lines(source: Source, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream with their numbers from 1.
+    """The lines of a stream with their numbers from 1, without the byte order mark that some editors write first.
 
     Raises:
         DataError: the file is damaged; names the last line that could be read.
@@ -201,7 +202,7 @@ def lines(source: Source, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         for number, line in enumerate(stream, 1):
-            yield number, line
+            yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     except damage_errors() as error:
         raise damaged(source, f"line {number}", error) from None
 

@@ -75,3 +75,19 @@ def test_plain_text_is_refused_unless_its_lines_can_be_parsed(tmp_path: Path) ->
     file.write_text("ham Hello\n")
     with pytest.raises(DataError, match=r"a\.txt:1: no tab"):
         rows.read([str(file)], parse_line=parse)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"label": "ham"}\n'),
+        ("a.json", '[{"label": "ham"}]'),
+        ("a.csv", "label\nham\n"),
+        ("a.tsv", "label\nham\n"),
+        ("a.txt", "ham\n"),
+    ],
+)
+def test_a_byte_order_mark_belongs_to_no_row(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    (row,) = rows.read([str(tmp_path / name)], parse_line=lambda line: {"label": line}).rows
+    assert row.values == {"label": "ham"}
