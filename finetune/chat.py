@@ -97,7 +97,7 @@ class Talk:
         return generation.stream_text(self._loaded.model, self._loaded.tokenizer, prompt, sampling)
 
     def _fitted(self, messages: list[Message]) -> tuple[list[Message], list[int], int]:
-        """Messages that fit, as ids, too, and the tokens left for an answer; the oldest turns go if there is no room."""
+        """The messages, without the oldest turns if there is no room, their ids, and the tokens left for an answer."""
         context = generation.context_of(self._loaded.model)
         wanted = min(self.sampling.max_new_tokens, context // 2)
         first = 1 if messages[0]["role"] == "system" else 0

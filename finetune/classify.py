@@ -171,6 +171,8 @@ def _merge(made: Classifier, rows: Sequence[Row]) -> dict[str, Any]:
 def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[Row]) -> dict[str, Any]:
     """Fit temperature and threshold on the validation part; the temperature goes into the head itself."""
     if not validation:
+        if settings.threshold != "none":
+            console.warn(f"--threshold {settings.threshold}: no rows to validate on, so none is chosen")
         return {}
     truth_N = np.array([row.label for row in validation])
     logits_NC = made.logits([row.ids for row in validation])

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from finetune.config import PredictConfig
 from fledge import atomic, console, device
@@ -73,14 +73,11 @@ def _writer(out: str | None) -> Iterator[Any]:
         raise DataError(f"{path}: exists already and is not overwritten; choose another --out")
     partial = atomic.partial_path(path)
     with atomic.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("w", encoding="utf-8", newline="\n") as file:
-                yield lambda line: _write_line(file, line)
+                yield lambda line: print(line, file=file)
             atomic.sync_file(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def _write_line(file: TextIO, line: str) -> None:
-    file.write(line + "\n")

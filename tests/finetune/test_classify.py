@@ -192,3 +192,10 @@ def test_the_numbers_of_a_verdict_by_hand() -> None:
     assert judged.against("x").value == -0.25
     assert judged.against("x").p == 1
     assert [r["chosen"] for r in judged.mistakes()] == [1, 0]
+
+
+def test_a_threshold_that_nothing_can_choose_is_told(
+    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert classify(qwen3, tmp_path / "r", "--threshold=f1", "--validation.share=0.0001") == 0
+    assert "--threshold f1: no rows to validate on, so none is chosen" in capsys.readouterr().err

@@ -53,8 +53,8 @@ def test_a_file_has_a_line_a_row_in_order_whatever_the_batches(spam: Path, tmp_p
 
 def test_a_plain_file_has_a_text_a_line(spam: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("one\ntwo\n")
-    assert predict(spam, f"--input={tmp_path}/texts.txt", f"--out={tmp_path}/out.jsonl") == 0
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert predict(spam, f"--input={tmp_path}/texts.txt", f"--out={tmp_path}/new/out.jsonl") == 0
+    assert len((tmp_path / "new" / "out.jsonl").read_text().splitlines()) == 2
 
 
 def test_nothing_is_half_written(spam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
