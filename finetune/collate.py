@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from finetune.split import Split
 from fledge.data.labelled import Example
 from fledge.models.classifier import Classifier, pad
-
-Batch = dict[str, Any]
+from fledge.trainer_bridge import Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def to_messages(values: Mapping[str, Any]) -> list[Message]:
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise ValueError("'conversations' is no list of turns")
     for number, turn in enumerate(turns, 1):
-        if turn.get("from") not in ROLES:
+        if str(turn.get("from")) not in ROLES:
             raise ValueError(f"turn {number} is from {turn.get('from')!r}; known: {', '.join(ROLES)}")
     messages = [{"role": ROLES[turn["from"]], "content": turn.get("value")} for turn in turns]
     if values.get("system"):

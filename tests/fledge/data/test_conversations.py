@@ -154,3 +154,9 @@ def test_the_first_that_are_held_out_come_from_all_files(tmp_path: Path) -> None
     files = [write(tmp_path, f"{n}.jsonl", [asked(100 * n + k) for k in range(100)]) for n in range(2)]
     first = conversations.read(files, 0.3).held_out[:20]
     assert {c.where.split(":")[0] for c in first} == set(files)
+
+
+def test_a_turn_of_nobody_known_is_told(tmp_path: Path) -> None:
+    turns = [{"from": ["human"], "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+    with pytest.raises(DataError, match=r"turn 1 is from \['human'\]; known: human"):
+        conversations.read([write(tmp_path, "a.jsonl", [{"conversations": turns}])], 0.1)
