@@ -10,10 +10,12 @@ from math import ceil, exp, log
 
 import numpy as np
 
+from eval.baselines import ngram_bits_per_byte
 from eval.harness import ItemScore, Scores
 from eval.intervals import Estimate, ratio
 from eval.items import Ratio
 from eval.likelihood import Scorer
+from eval.subject import Subject
 from eval.token_tree import Tokens
 from fledge.data import sources
 from fledge.data.text import TextReader
@@ -104,6 +106,14 @@ def scores_of(
     """What a task of text has to say."""
     items = score_windows(scorer, found, token_bytes)
     return Scores(items, baselines, {"perplexity": perplexity(items)}, settings | {"windows": len(found)})
+
+
+def ngram_baseline(subject: Subject, pieces: Sequence[np.ndarray]) -> tuple[float | None, str]:
+    """Bits per byte of texts under a 5-gram model of the run's own training text, and its name; None without one."""
+    model = subject.ngrams
+    if model is None:
+        return None, ""
+    return ngram_bits_per_byte(model, pieces, subject.tokenizer.token_bytes()), model.name
 
 
 def stream_windows(length: int, context: int) -> list[int]:

@@ -35,10 +35,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
             example.where,
             "texts",
             example.all_text,
-            {
-                "accuracy": float(guess == label),
-                "log_loss": -float(np.log(max(row[label], 1e-12))),
-            },
+            {"accuracy": float(guess == label), "log_loss": -float(np.log(max(row[label], 1e-12)))},
         )
         for example, guess, label, row in zip(examples, chosen, truth, probabilities, strict=True)
     ]

@@ -3,9 +3,9 @@
 from eval import perplexity
 from eval.config import TaskConfig
 from eval.harness import DoesNotApply, Scores
-from eval.own_text import ngram_baseline, validation_stream
 from eval.subject import Subject
 from eval.token_tree import Tokens
+from tokenizer import shards
 
 
 def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
@@ -14,9 +14,11 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     Raises:
         DoesNotApply: the model's own shards are not there.
     """
-    stream = validation_stream(subject)
-    if stream is None:
+    folder = subject.shards()
+    split = shards.read_index(folder).splits.get("validation") if folder else None
+    if folder is None or split is None or split.num_tokens == 0:
         raise DoesNotApply("the model's run has no validation text here; --task perplexity takes any text")
+    stream = shards.open_split(folder, "validation")
     context, table = subject.scorer.context, subject.tokenizer.token_bytes()
     starts = perplexity.stream_windows(stream.num_tokens, context)
     chosen = [starts[i] for i in perplexity.spread(len(starts), limit)]
@@ -24,7 +26,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     for start in chosen:
         ids = stream.read(start, min(context + 1, stream.num_tokens - start))
         found.append((f"validation#{start}", Tokens(ids.tolist(), 1)))
-    baseline, name = ngram_baseline(subject, [stream.read(0, stream.num_tokens)])
+    baseline, name = perplexity.ngram_baseline(subject, [stream.read(0, stream.num_tokens)])
     settings = {"text": "stream", "context": context, "stride": context, "baseline": name}
     baselines = {"bits_per_byte": baseline} if baseline is not None else {}
     return perplexity.scores_of(subject.scorer, found, table, baselines, settings)

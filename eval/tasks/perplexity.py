@@ -6,7 +6,6 @@ from eval import perplexity
 from eval.baselines import compressed_bits_per_byte
 from eval.config import TaskConfig
 from eval.harness import Scores
-from eval.own_text import ngram_baseline
 from eval.subject import Subject
 from fledge.errors import DataError
 
@@ -26,7 +25,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
         raise DataError(f"{', '.join(task.data)}: no text in it")
     found = [found[i] for i in perplexity.spread(len(found), limit)]
     table = tokenizer.token_bytes()
-    baseline, name = ngram_baseline(subject, [text.ids for text in texts])
+    baseline, name = perplexity.ngram_baseline(subject, [text.ids for text in texts])
     if baseline is None:
         packed = b"".join(table[i] for text in texts for i in np.asarray(text.ids).tolist())
         baseline, name = compressed_bits_per_byte(packed), "xz -9"

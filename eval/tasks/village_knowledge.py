@@ -59,10 +59,7 @@ def _item(
     """One story: its bits, how far they lie below the grammar floor, and the bits of its facts."""
     num_bytes, bits = len(text.encode()), float(bits_N.sum())
     grammar, known = (-f(world, text) / log(2) for f in (floors.log_prob_grammar, floors.log_prob))
-    values = {
-        "bits_per_byte": Ratio(bits, num_bytes),
-        "known_share": Ratio(grammar - bits, grammar - known),
-    }
+    values = {"bits_per_byte": Ratio(bits, num_bytes), "known_share": Ratio(grammar - bits, grammar - known)}
     spans = floors.fact_spans(world, text)
     if spans:
         prior = sum(span.prior_bits for span in spans)
