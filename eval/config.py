@@ -20,6 +20,9 @@ class TaskConfig(Config):
         None, description="made of a row's fields in braces, in place of the kind's own prompt"
     )
     chat: bool = Field(False, description="the prompt is a user's message, in the model's chat template")
+    must_stop: bool = Field(
+        False, description="checked answers that do not stop by themselves are wrong, whatever they say"
+    )
     max_new_tokens: int = Field(
         64, ge=1, description="of a generated answer", json_schema_extra={"unit": "tokens"}
     )

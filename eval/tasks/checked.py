@@ -48,7 +48,7 @@ def item(row: Row, task: TaskConfig) -> Item:
     prompt, check = generated.prompt_of(row, task), find_check(task.check)
     text = generated.text_of(prompt)
     cluster = check.cluster(row.values) if hasattr(check, "cluster") else text
-    facts = {"prompt": text, "check": check}
+    facts = {"prompt": text, "check": check, "must_stop": task.must_stop}
     found = Item(row, (generated.request(prompt, task),), row.source, cluster, facts)
     _judge(found, "")  # a row that the check refuses is an error here, not after an hour of answers
     return found
@@ -56,7 +56,11 @@ def item(row: Row, task: TaskConfig) -> Item:
 
 def score(item: Item, answers: Sequence[Answer]) -> dict[str, float | Ratio]:
     """The check's verdict, and whether the answer stopped by itself."""
-    return {**_judge(item, answers[0].text), **generated.beside(answers[0])}
+    answer = answers[0]
+    verdict = _judge(item, answer.text)
+    if item.facts["must_stop"] and not answer.has_stopped:
+        verdict = dict.fromkeys(verdict, 0.0)
+    return {**verdict, **generated.beside(answer)}
 
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:

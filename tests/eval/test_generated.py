@@ -205,3 +205,19 @@ def test_a_template_for_prompts_takes_any_fields() -> None:
     row = Row("f", 1, {"a": 1, "b": "x", "answer": 7})
     prompt = generated.prompt_of(row, TaskConfig(kind="checked", prompt="{a} and {b}?"))
     assert (generated.text_of(prompt), prompt.reference) == ("1 and x?", "7")
+
+
+def test_where_an_answer_must_stop_one_that_runs_on_is_wrong() -> None:
+    from eval.items import Item
+    from eval.tasks import checked
+    from fledge.data import rows
+
+    (row,) = rows.read(["village:hamlet/instructions:test#1"]).rows
+    task = TaskConfig(kind="checked", check="village", must_stop=True)
+    asked: Item = checked.item(row, task)
+    truth = row.values["messages"][-1]["content"]
+    for has_stopped in (True, False):
+        found = checked.score(asked, [Generated(truth, has_stopped, 9)])
+        assert found["right"] == float(has_stopped)
+    free = checked.item(row, task.model_copy(update={"must_stop": False}))
+    assert checked.score(free, [Generated(truth, False, 9)])["right"] == 1
