@@ -169,7 +169,7 @@ def last_screen(result: commands.Result) -> str:
         ["floor: knows every villager", f"{pretrained['floor_world_bits_per_byte']:.3f}"],
     ]
     bands = [
-        [b["name"], f"{b['value']:.3f}", f"{b['limit']}", "yes" if b["passed"] else "NO"]
+        [b["name"], f"{b['value']:.3f}", f"{b['limit']:.3g}", "yes" if b["passed"] else "NO"]
         for b in result["bands"]
     ]
     written = _last_samples(Path(out) / "pretrain", pretrained["steps"])
