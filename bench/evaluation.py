@@ -12,7 +12,7 @@ from eval.subject import Subject
 from eval.token_tree import Tokens
 from fledge.errors import DataError
 
-PAIRS = 60  # of each set
+PAIRS = 10  # of each set
 PEER_BATCH = 32  # lm-evaluation-harness was slower with 8
 WINDOWS = 64
 
