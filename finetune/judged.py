@@ -80,7 +80,7 @@ class Judged:
     labels: list[str]
     positive: int | None
 
-    @property
+    @functools.cached_property
     def model(self) -> Answers:
         """The model's answers."""
         return self._answers([row["probabilities"] for row in self.rows], "chosen")
@@ -90,7 +90,7 @@ class Judged:
         """The model's metrics with their intervals."""
         return self.model.with_intervals()
 
-    @property
+    @functools.cached_property
     def baselines(self) -> dict[str, Answers]:
         """Each baseline's answers."""
         names = self.rows[0]["baselines"]

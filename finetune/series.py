@@ -5,7 +5,6 @@ Each model is a run of its own inside the run's folder, so that a killed series 
 
 import shutil
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +136,11 @@ def _child(settings: ClassifyConfig, folder: RunFolder, name: str, changes: dict
     path = folder.path / name
     console.note(name)
     own = config.with_values(settings, {"folds": 0, "label_budget": None} | changes)
-    train: Callable[[], Any] = lambda: commands.execute(own, path)  # noqa: E731
-    if rundir.is_run(path):
-        train = lambda: commands.resume(ClassifyConfig, path, None, {})  # noqa: E731
     try:
-        train()
+        if rundir.is_run(path):
+            commands.resume(ClassifyConfig, path, None, {})
+        else:
+            commands.execute(own, path)
     except Interrupted:
         raise Interrupted(f"stopped in {name}; continue with --resume {folder.path}") from None
     for done in ("checkpoints", "model"):

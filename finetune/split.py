@@ -62,7 +62,7 @@ def _draw(indices: list[int], examples: Sequence[Example], settings: SplitConfig
     first: list[int] = []
     for label in sorted({examples[index].label for index in order}):
         first += [index for index in order if examples[index].label == label][:2]
-    taken = (first + [index for index in order if index not in set(first)])[: settings.labels]
+    taken = list(dict.fromkeys(first + order))[: settings.labels]
     if len(first) > settings.labels or len(taken) < settings.labels:
         raise DataError(
             f"--label-budget {settings.labels}: there are {len(order)} rows for training, and each class needs two; "
