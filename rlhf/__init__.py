@@ -1,0 +1,1 @@
+"""Stage: a model that answers to one that answers as people prefer."""

@@ -1,0 +1,5 @@
+"""The commands of `fledge rlhf`."""
+
+from fledge.options import StageGroup
+
+cli = StageGroup("rlhf", [], help="Reward models, PPO, DPO and GRPO.")
