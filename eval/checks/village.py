@@ -12,9 +12,18 @@ def check(row: dict[str, Any], answer: str) -> float:
     Raises:
         DataError: the row is none of these.
     """
+    require(row)
+    return float(instructions.check(row, answer))
+
+
+def require(row: dict[str, Any]) -> None:
+    """Make sure that a row is one of `village:WORLD/instructions` or `village:WORLD/preferences`.
+
+    Raises:
+        DataError: it is not.
+    """
     if missing := {"task", "truth", "given", "world", "attribute"} - set(row):
         raise DataError(f"no row of the village's instructions: it has no {', '.join(sorted(missing))}")
-    return float(instructions.check(row, answer))
 
 
 def scores(row: dict[str, Any], answer: str) -> dict[str, float]:
