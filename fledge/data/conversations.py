@@ -189,9 +189,14 @@ def _fingerprint(messages: Sequence[Message]) -> bytes:
     return digest("\0".join(f"{m['role']}\0{normalised(m['content'])}" for m in messages).encode())
 
 
-def _prompt_hash(conversation: Conversation) -> int:
-    first = next(m["content"] for m in conversation.messages if m["role"] == "user")
+def prompt_hash(messages: Sequence[Message]) -> int:
+    """A number below 2^64 by what the user says first: the stages hold out the same prompts by it."""
+    first = next(m["content"] for m in messages if m["role"] == "user")
     return int.from_bytes(digest(normalised(first).encode())[8:], "little")
+
+
+def _prompt_hash(conversation: Conversation) -> int:
+    return prompt_hash(conversation.messages)
 
 
 def _is_held_out(conversation: Conversation, share: float) -> bool:
