@@ -7,7 +7,7 @@ Usage, from a command's `run(settings, folder)`:
         examples=examples,            # any list; what `collate` makes a batch of tensors from
         lengths=[...],                # of the examples, for length buckets; None: plainly shuffled
         collate=collate,              # list of examples -> batch; tensors, and "num_tokens": how many are no padding
-        loss=loss,                    # (model, batch) -> loss SUMMED over the batch's targets (class weights included)
+        loss=loss,                    # (model, batch) -> loss SUMMED over the batch's targets; None: TRL's own mean
         num_targets=num_targets,      # batch -> what the sum is divided by, over all microbatches of a step together
         check=check,                  # model -> {"validation_loss": ...}, names of METRICS; model is in eval mode
         best="validation_loss",       # the metric that picks the best step; `lower_is_better=False` for accuracy
@@ -25,7 +25,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ from fledge.tokens import TextTokenizer
 
 Batch = dict[str, Any]
 
+TrainerName = Literal["transformers", "trl-sft", "trl-reward"]
 PROGRESS = "progress.json"
 
 
@@ -61,7 +62,7 @@ class Job:
     model: nn.Module
     examples: Sequence[Any]
     collate: Callable[[list[Any]], Batch]
-    loss: Callable[[nn.Module, Batch], Tensor]
+    loss: Callable[[nn.Module, Batch], Tensor] | None
     num_targets: Callable[[Batch], int]
     lengths: Sequence[int] | None = None
     check: Callable[[nn.Module], dict[str, float]] | None = None
@@ -69,6 +70,7 @@ class Job:
     lower_is_better: bool = True
     sample: Callable[[nn.Module, int], list[dict[str, Any]]] | None = None
     tokenizer: TextTokenizer | None = None  # TRL's trainers want one
+    arguments: dict[str, Any] = field(default_factory=dict)  # for TRL's config, such as those of its loss
 
 
 @dataclass
@@ -102,9 +104,7 @@ def resolved(settings: Any, num_examples: int) -> Any:
     return config.with_values(settings, values)
 
 
-def train(
-    job: Job, settings: Any, folder: RunFolder, by: Literal["transformers", "trl-sft"] = "transformers"
-) -> Progress:
+def train(job: Job, settings: Any, folder: RunFolder, by: TrainerName = "transformers") -> Progress:
     """Train until the last step, or until checks stop getting better.
 
     Afterwards the model has the weights of the best step (the last one, where nothing is checked).
@@ -184,7 +184,9 @@ class _Contract(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """This microbatch's share of the step's mean loss."""
-        loss = self.job.loss(model, inputs) / num_items_in_batch
+        own, num_targets = self.job.loss, self.job.num_targets(inputs)
+        summed = own(model, inputs) if own else super().compute_loss(model, inputs) * num_targets
+        loss: Tensor = summed / num_items_in_batch
         if not torch.isfinite(loss):
             raise self._not_finite(f"the loss is {loss.item()}")
         return loss
@@ -336,25 +338,21 @@ def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
     if by == "transformers":
         return _Contract(args=TrainingArguments(**_arguments(settings, folder)), **parts)
     import datasets
-    from trl import SFTConfig, SFTTrainer
+    import trl
 
     assert job.tokenizer is not None
-
-    class _Sft(_Contract, SFTTrainer):
-        """TRL's SFTTrainer under the contract."""
-
-    arguments = SFTConfig(
-        **_arguments(settings, folder),
-        activation_checkpointing=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    parts["processing_class"] = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=job.tokenizer.inner, **job.tokenizer.roles
-    )
-    # The contract's loader gives the batches; TRL only looks at what a row has.
-    shown = datasets.Dataset.from_list([{"input_ids": [0], "labels": [0]}])
-    return _Sft(args=arguments, train_dataset=shown, data_collator=job.collate, **parts)
+    inner, roles = job.tokenizer.inner, job.tokenizer.roles
+    parts["processing_class"] = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **roles)
+    arguments = _arguments(settings, folder) | {"activation_checkpointing": False, "max_length": None}
+    if by == "trl-sft":
+        arguments["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    # The contract's loader gives the batches; TRL only sees by a row that it has nothing to prepare.
+    names = ("input_ids", "labels", "chosen_ids", "rejected_ids")
+    parts |= {"train_dataset": datasets.Dataset.from_list([{name: [0] for name in names}])}
+    name = {"trl-sft": "SFT", "trl-reward": "Reward"}[by]
+    under_contract = type(f"_{name}", (_Contract, getattr(trl, f"{name}Trainer")), {})
+    args = getattr(trl, f"{name}Config")(**arguments, **job.arguments)
+    return under_contract(args=args, data_collator=job.collate, **parts)
 
 
 def pack(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], row_tokens: int) -> Any:
