@@ -1,4 +1,4 @@
-"""Training by transformers' and TRL's trainers, under fledge's run contract; the only importer of both.
+"""Training by transformers' and TRL's trainers, under fledge's run contract; with `trl_trainers` the only importer.
 
 Usage, from a command's `run(settings, folder)`:
 
@@ -50,8 +50,10 @@ from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 
 Batch = dict[str, Any]
+Write = Callable[[nn.Module, list[list[int]], int], list[list[int]]]  # model, prompts, step -> answers
+Judge = Callable[[list[Any], list[list[int]]], list[float]]  # examples, answers -> rewards
 
-TrainerName = Literal["transformers", "trl-sft", "trl-reward"]
+TrainerName = Literal["transformers", "trl-sft", "trl-reward", "trl-dpo", "trl-grpo"]
 PROGRESS = "progress.json"
 
 
@@ -69,8 +71,12 @@ class Job:
     best: str = "validation_loss"
     lower_is_better: bool = True
     sample: Callable[[nn.Module, int], list[dict[str, Any]]] | None = None
+    indivisible: int = 1  # steps between which a checkpoint could not be continued exactly; there is none
     tokenizer: TextTokenizer | None = None  # TRL's trainers want one
     arguments: dict[str, Any] = field(default_factory=dict)  # for TRL's config, such as those of its loss
+    held_out: Sequence[Any] = ()  # DPO: examples that TRL's own loss is measured on at each check
+    write: Write | None = None  # GRPO: what the policy answers
+    judge: Judge | None = None  # GRPO: what the answers earn
 
 
 @dataclass
@@ -140,7 +146,7 @@ def train(job: Job, settings: Any, folder: RunFolder, by: TrainerName = "transfo
     return progress
 
 
-class _Contract(Trainer):
+class Contract(Trainer):
     """A trainer whose data order, loss, log, checks and checkpoints are the run's; mixed into TRL's, too."""
 
     job: Job
@@ -221,18 +227,22 @@ class _Contract(Trainer):
         run, validation, progress = self.settings.run, self.settings.validation, self.progress
         progress.step = step
         self._busy_s += self._tick()
-        is_last = step == run.max_steps
-        is_checked = self.job.check is not None and (step % validation.every == 0 or is_last)
+        is_last, unit = step == run.max_steps, self.job.indivisible
+
+        def is_due(every: int) -> bool:
+            """Whether the run may be paused here, and a multiple was reached since it last could."""
+            return is_last or (step % unit == 0 and step % every < unit)
+
+        is_checked = self.job.check is not None and is_due(validation.every)
         is_best = is_checked and self._check(step)
         if is_checked and self.job.sample is not None:
             self._sample(step)
         if validation.patience and progress.checks_since_best >= validation.patience and not is_last:
             progress.stopped_early_of = run.max_steps
             console.note(f"step {step}: no better for {validation.patience} checks; stopping early")
-        control.should_training_stop |= self.folder.stop_requested or bool(progress.stopped_early_of)
-        control.should_save = (
-            step % run.checkpoint_every == 0 or is_last or is_best or control.should_training_stop
-        )
+        stop = progress.stopped_early_of or (is_due(1) and self.folder.stop_requested)
+        control.should_training_stop |= bool(stop)
+        control.should_save = is_due(run.checkpoint_every) or is_best or control.should_training_stop
         # A resumed run begins a new line where its checkpoint was, so an uninterrupted one must, too.
         control.should_log = step % run.log_every == 0 or is_checked or control.should_save
         if self._bar:
@@ -249,7 +259,7 @@ class _Contract(Trainer):
         """Measure; whether this step is the best so far."""
         assert self.job.check is not None
         with _undisturbed(self.job.model):
-            found = self.job.check(self.job.model)
+            found = self.measured() | self.job.check(self.job.model)
         value, progress = found[self.job.best], self.progress
         if not math.isfinite(value):
             raise self._not_finite(f"{self.job.best} is {value}")
@@ -262,6 +272,14 @@ class _Contract(Trainer):
         else:
             progress.checks_since_best += 1
         return is_best
+
+    def measured(self) -> dict[str, float]:
+        """What a trainer of TRL measures of held-out examples by itself."""
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        """What a trainer of TRL has measured since the last line of metrics.jsonl."""
+        return {}
 
     def _sample(self, step: int) -> None:
         assert self.job.sample is not None
@@ -284,7 +302,7 @@ class _Contract(Trainer):
         }
         if "grad_norm" in logs:
             line["gradient_norm"] = logs["grad_norm"]
-        self.folder.log(line | self._line)
+        self.folder.log(line | self.figures() | self._line)
         if self._bar:
             checked = f"  {self.job.best} {self.progress.best_value:.3f}" if self.progress.best_step else ""
             text = f"loss {logs['loss']:.3f}{checked}  {console.format_count(speed)} tokens/s"
@@ -312,11 +330,11 @@ class _Contract(Trainer):
 class _Flow(TrainerCallback):
     """Tells the contract of each step, after the trainer's own callbacks."""
 
-    def __init__(self, contract: _Contract) -> None:
+    def __init__(self, contract: Contract) -> None:
         self._contract = contract
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
-        """See `_Contract.after_step`."""
+        """See `Contract.after_step`."""
         self._contract.after_step(state.global_step, control)
         return control
 
@@ -336,23 +354,10 @@ def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
     transformers.logging.disable_progress_bar()
     parts: dict[str, Any] = {"job": job, "settings": settings, "folder": folder}
     if by == "transformers":
-        return _Contract(args=TrainingArguments(**_arguments(settings, folder)), **parts)
-    import datasets
-    import trl
+        return Contract(args=TrainingArguments(**_arguments(settings, folder)), **parts)
+    from fledge import trl_trainers
 
-    assert job.tokenizer is not None
-    inner, roles = job.tokenizer.inner, job.tokenizer.roles
-    parts["processing_class"] = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **roles)
-    arguments = _arguments(settings, folder) | {"activation_checkpointing": False, "max_length": None}
-    if by == "trl-sft":
-        arguments["dataset_kwargs"] = {"skip_prepare_dataset": True}
-    # The contract's loader gives the batches; TRL only sees by a row that it has nothing to prepare.
-    names = ("input_ids", "labels", "chosen_ids", "rejected_ids")
-    parts |= {"train_dataset": datasets.Dataset.from_list([{name: [0] for name in names}])}
-    name = {"trl-sft": "SFT", "trl-reward": "Reward"}[by]
-    under_contract = type(f"_{name}", (_Contract, getattr(trl, f"{name}Trainer")), {})
-    args = getattr(trl, f"{name}Config")(**arguments, **job.arguments)
-    return under_contract(args=args, data_collator=job.collate, **parts)
+    return trl_trainers.make(job, _arguments(settings, folder), parts, by)
 
 
 def pack(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], row_tokens: int) -> Any:
