@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
 from torch import nn
 
-from finetune import supervised, vocabulary
+from finetune import published, supervised, vocabulary
 from finetune.config import InstructConfig
 from finetune.supervised import Example, Examples
 from fledge import console, lineage, model_card, plots, trainer_bridge
@@ -30,8 +29,6 @@ HELD_OUT = "held_out.jsonl"  # not trained on, for `fledge eval run --task answe
 BEFORE = "before.json"  # the parent's held-out loss; on disk, so that a resumed run still knows it
 MAX_LENGTH = 1024  # tokens; longer answers are rare, and hub models have contexts that fill any memory
 MEASURED_ROWS = 8  # in a forward pass without gradients
-PROVED_TOKENS = 64  # of each of four held-out rows, over which merged adapters are compared
-MERGE_TOLERANCE = 1e-3  # of a logit: float32 over some dozen layers
 
 
 @dataclass
@@ -200,9 +197,6 @@ def _finish(
     Returns:
         the `--json` object of `finetune instruct`.
     """
-    trained = lesson.model.to("cpu").float()
-    num_proved = min(PROVED_TOKENS, generation.context_of(trained) // 2)
-    prompts = [row["input_ids"][:num_proved] for row in lesson.held_out[:4]]
     result: dict[str, Any] = {
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -217,24 +211,10 @@ def _finish(
         "loop_s": round(progress.elapsed_s, 3),
     }
     with folder.publish("model") as partial:
-        if settings.lora.rank:
-            written = adapters.write(trained, prompts)
-            trained = trained.merge_and_unload()
-        trained.generation_config = transformers.GenerationConfig(
-            eos_token_id=list(vocabulary.stop_ids(lesson.tokenizer)),
-            pad_token_id=lesson.tokenizer.special_ids.get(lesson.tokenizer.roles.get("pad_token", "")),
-        )
-        trained.config.use_cache = True  # TRL turns it off
-        trained.save_pretrained(partial)
-        (partial / model_folder.WEIGHTS).chmod((partial / model_folder.CONFIG).stat().st_mode)
-        lesson.tokenizer.save(partial)
-        saved = model_folder.load_model(partial)
-        if settings.lora.rank:
-            result |= adapters.compare(written, adapters.write(saved, prompts))
-            if result["merge_max_logit_difference"] > MERGE_TOLERANCE:
-                console.warn(
-                    f"merged logits differ by {result['merge_max_logit_difference']:.2g} from the adapter's"
-                )
+        proving = [row["input_ids"] for row in lesson.held_out[:4]]
+        stops = vocabulary.stop_ids(lesson.tokenizer)
+        saved, proof = published.write(partial, lesson.model, lesson.tokenizer, stops, proving)
+        result |= proof
         asked = lesson.asked[: settings.answers.at_end]
         answers = _answers(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
         result["stopped_share"] = sum(a.finish == "stop" for a in answers) / max(1, len(answers))
@@ -258,13 +238,7 @@ def _lines(settings: InstructConfig, result: dict[str, Any]) -> list[str]:
     ]
     if result["validation_loss"] >= result["validation_loss_before"]:
         lines.append("the held-out loss did not fall: this model is no better at answering than its parent")
-    if "merge_max_logit_difference" in result:
-        same = "the same" if result["merge_same_greedy_tokens"] else "other"
-        lines.append(
-            f"adapters merged: logits differ by at most {result['merge_max_logit_difference']:.1g}, greedy answers "
-            f"have {same} tokens"
-        )
-    return lines
+    return lines + published.sentences(result)
 
 
 def _summary(folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
