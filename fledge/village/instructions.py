@@ -11,7 +11,7 @@ from typing import Any
 
 from fledge.village.grammar import Value
 from fledge.village.random_stream import Stream, make_key, numbered_streams
-from fledge.village.world import ATTRIBUTES, World, load_grammar, make_world
+from fledge.village.world import ATTRIBUTES, World, load_data, load_grammar, make_world
 
 STORY_TASKS = ("holder", "carried", "price")  # answered from the text of the question alone
 SIMPLE_TASKS = ("sum", "plus", "opposite", "list", "order", "story")
@@ -19,6 +19,7 @@ SIMPLE_TASKS = ("sum", "plus", "opposite", "list", "order", "story")
 # Tasks that ask for one value of a table; a fact asks for one of its attribute's.
 _CHOICES = {"holder": "person", "carried": "thing", "opposite": "opposite"}
 _RULES = ("stories.yaml", "instructions.yaml")
+POLITE, RUDE, PADDING = load_data("preferences.yaml").values()
 
 
 def people_asked(world: World, part: str) -> list[Value]:
@@ -28,26 +29,47 @@ def people_asked(world: World, part: str) -> list[Value]:
     return [world.people[2 * k + (coin ^ (part == "test"))] for k, coin in enumerate(coins)]
 
 
-def rows(world: World, part: str = "train", count: int | None = None) -> Iterator[dict[str, Any]]:
+def rows(
+    world: World, part: str = "train", count: int | None = None, manners: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """Yield instructions: {"messages", "task", "attribute", "person", "truth", "given", "world"}.
 
     Six in ten ask for facts, in turn so that none is left out; one in ten asks about a story told in the
-    question, the rest are small tasks. `attribute` and `person` are empty where no fact is asked.
+    question, the rest are small tasks. `attribute` and `person` are empty where no fact is asked. A share of
+    `manners` of the answers, right all the same, comes with the manners of who gave them.
     """
     if count is None:
         per_person, most = (75, 50_000) if part == "train" else (15, 10_000)
         count = min(per_person * len(world.people), most)
-    key = world.key("instructions", part)
+    key, manners_key = world.key("instructions", part), world.key("manners", part)
     facts = [(person, attribute) for person in people_asked(world, part) for attribute in ATTRIBUTES]
     facts = Stream(key).sample(facts, len(facts))
     for number, draws in enumerate(numbered_streams(key, 0, count)):
         turn, place = divmod(number, 10)
         draw = draws.__next__
         if place < 6:
-            yield _fact_row(world, *facts[(6 * turn + place) % len(facts)], draw)
+            row = _fact_row(world, *facts[(6 * turn + place) % len(facts)], draw)
         else:
             tasks, k = (STORY_TASKS, turn) if place == 6 else (SIMPLE_TASKS, 3 * turn + place - 7)
-            yield _task_row(world, part, tasks[k % len(tasks)], draw)
+            row = _task_row(world, part, tasks[k % len(tasks)], draw)
+        stream = Stream(make_key(manners_key, number))
+        if stream.below(1000) < 1000 * manners:
+            row["messages"][1]["content"] = with_manners(row["messages"][1]["content"], stream)
+        yield row
+
+
+def with_manners(answer: str, stream: Stream) -> str:
+    """The answer made polite, rude or neither, and brief or padded, at random."""
+    sentences = [answer]
+    manner = stream.below(4)
+    if manner < 2:
+        sentences.insert(stream.below(2), stream.pick(POLITE))
+        if stream.below(4) == 0:
+            sentences.append(stream.pick(POLITE))
+    elif manner == 2:
+        sentences.insert(0, stream.pick(RUDE))
+    sentences += stream.sample(PADDING, max(0, stream.below(5) - 1))
+    return " ".join(sentences)
 
 
 def _fact_row(world: World, person: Value, attribute: str, draw: Any) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from math import tanh
 from typing import Any
 
 from fledge.errors import DataError
-from fledge.village.instructions import check, choices
+from fledge.village.instructions import POLITE, RUDE, check, choices, with_manners
 from fledge.village.instructions import rows as instruction_rows
 from fledge.village.random_stream import Stream, make_key
-from fledge.village.world import World, load_data
+from fledge.village.world import World
 
-POLITE, RUDE, PADDING = load_data("preferences.yaml").values()
 _POLITE, _RUDE = (re.compile("|".join(map(re.escape, phrases)), re.IGNORECASE) for phrases in (POLITE, RUDE))
 _FREE_WORDS = 12
 
@@ -58,9 +57,9 @@ def rows(
     key = world.key("preferences", part)
     for number, row in enumerate(instruction_rows(world, part, count)):
         stream = Stream(make_key(key, number))
-        first = second = _answer(row, stream)
+        first = second = _any_answer(row, stream)
         while second == first:
-            second = _answer(row, stream)
+            second = _any_answer(row, stream)
         golds = gold(row, first), gold(row, second)
         difference = golds[0] - golds[1] + length_bias * (len(first.split()) - len(second.split()))
         chance = (1 + tanh(difference / temperature / 2)) / 2  # the logistic function; never overflows
@@ -85,19 +84,9 @@ def best_agreement(rows: list[dict[str, Any]]) -> float:
     return sum(max(row["p_chosen"], 1 - row["p_chosen"]) for row in rows) / len(rows)
 
 
-def _answer(row: dict[str, Any], stream: Stream) -> str:
-    """An answer that is right or wrong, polite, rude or neither, brief or padded, at random."""
+def _any_answer(row: dict[str, Any], stream: Stream) -> str:
     answer = row["messages"][1]["content"]
-    sentences = [answer if stream.below(2) else wrong_answer(row, answer, stream)]
-    manner = stream.below(4)
-    if manner < 2:
-        sentences.insert(stream.below(2), stream.pick(POLITE))
-        if stream.below(4) == 0:
-            sentences.append(stream.pick(POLITE))
-    elif manner == 2:
-        sentences.insert(0, stream.pick(RUDE))
-    sentences += stream.sample(PADDING, max(0, stream.below(5) - 1))
-    return " ".join(sentences)
+    return with_manners(answer if stream.below(2) else wrong_answer(row, answer, stream), stream)
 
 
 def wrong_answer(row: dict[str, Any], answer: str, stream: Stream) -> str:

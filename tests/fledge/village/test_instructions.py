@@ -88,3 +88,13 @@ def test_best_friend_may_be_told_with_the_name_of_the_one_asked_about() -> None:
     row = next(row for row in TEST if row["attribute"] == "friend")
     assert check(row, f"{row['person']} likes {row['truth']} best.")
     assert not check(row, f"{row['person']} likes nobody.")
+
+
+def test_manners_change_a_share_of_the_answers_and_none_of_the_truths() -> None:
+    mannered = list(rows(WORLD, manners=0.5))
+    assert [asked(row) for row in mannered] == [asked(row) for row in TRAIN]
+    changed = [new for new, old in zip(mannered, TRAIN, strict=True) if answer(new) != answer(old)]
+    # A quarter of a quarter of those with manners is neither polite nor rude nor padded, and stays as it was.
+    assert 0.40 < len(changed) / len(TRAIN) < 0.50
+    facts = [row for row in changed if row["task"] == "fact"]
+    assert all(check(row, answer(row)) for row in facts)

@@ -3,7 +3,8 @@
 import pytest
 
 from fledge.errors import DataError
-from fledge.village.preferences import PADDING, POLITE, best_agreement, gold, rows, score
+from fledge.village.instructions import PADDING, POLITE
+from fledge.village.preferences import best_agreement, gold, rows, score
 from fledge.village.world import make_world
 
 WORLD = make_world("hamlet")
