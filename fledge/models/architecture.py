@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fledge.errors import ConfigError, DataError, ModelError
 from fledge.models.attention import visible_keys
 from fledge.models.cache import KVCache
+from fledge.models.linear import Linear, linear
 from fledge.models.loss import linear_cross_entropy
 
 
@@ -223,7 +224,7 @@ class LanguageModel(nn.Module, abc.ABC):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits (..., V) of hidden states (..., D)."""
-        logits = nn.functional.linear(hidden, self.head_weight)[..., : self.config.vocab_size].float()
+        logits = linear(hidden, self.head_weight)[..., : self.config.vocab_size].float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def forward(
@@ -337,7 +338,7 @@ class LanguageModel(nn.Module, abc.ABC):
 
 def unset_linear(num_in: int, num_out: int, bias: bool) -> nn.Linear:
     """A linear layer whose weights are not drawn: `initialise` or loading sets them."""
-    return nn.utils.skip_init(nn.Linear, num_in, num_out, bias=bias)
+    return nn.utils.skip_init(Linear, num_in, num_out, bias=bias)
 
 
 def is_ours(model_type: str) -> bool:

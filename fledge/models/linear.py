@@ -1,0 +1,67 @@
+"""Linear layers, fast on every CPU.
+
+torch multiplies float32 matrices by MKL, which leaves AVX-512 unused on CPUs that Intel did not make. oneDNN, which
+torch brings too, does not: 2.2 times as fast on an AMD EPYC (Zen 5). Shapes: I inputs, O outputs, N rows.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to (..., O)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias for x (..., I), as torch's own, with gradients."""
+    if not is_faster(x):
+        return nn.functional.linear(x, weight_OI, bias_O)
+    if torch.is_grad_enabled():
+        result: Tensor = _OneDNNLinear.apply(x, weight_OI, bias_O)
+        return result
+    return product(x, weight_OI, bias_O)
+
+
+def is_faster(x: Tensor) -> bool:
+    """Whether to use `product`: for float32 on a CPU with AVX-512, outside of autocast and compilers."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _has_onednn()
+
+
+def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias by oneDNN, without gradients; the weight may be a view, such as a transposed matrix."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, "none", [], "")
+    return result
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight_OI)
+        return product(x, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_OI = ctx.saved_tensors
+        gradient_NO, x_NI = gradients[0].reshape(-1, len(weight_OI)), x.reshape(-1, x.shape[-1])
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            product(gradients[0], weight_OI.T) if needs_x else None,
+            product(gradient_NO.T, x_NI.T) if needs_weight else None,
+            gradient_NO.sum(0) if needs_bias else None,
+        )
