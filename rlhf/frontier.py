@@ -37,6 +37,7 @@ class Frontier:
     reward: ndarray  # (P, G)
     kl: ndarray  # (P, G), nats an answer
     effective: ndarray  # (P, G), effective sample size, 1 to N: 1 / sum of squared weights (Kish 1965)
+    gold: ndarray | None  # (P, G), a second reward of these policies
 
     @cached_property
     def last_trusted(self) -> int:
@@ -44,28 +45,32 @@ class Frontier:
         return int((self.effective.mean(0) >= LEAST_EFFECTIVE).sum()) - 1
 
     def trusted_kl(self, share_RP: ndarray) -> ndarray:
-        """The largest KL (R,) up to which the frontier is to be trusted; infinite where all of it is."""
-        if self.last_trusted == len(self.beta) - 1:
+        """The largest KL (R,) up to which the frontier is to be trusted; infinite where no prompt ever has too few."""
+        if (self.effective[:, -1] >= LEAST_EFFECTIVE).all():
             return np.full(len(share_RP), np.inf)
         return np.asarray(share_RP @ self.kl[:, self.last_trusted])
 
-    def best(self, kl_R: ndarray, share_RP: ndarray) -> ndarray:
-        """The highest mean reward (R,) within mean KL `kl_R`, for prompts that count `share_RP` (rows sum to 1)."""
-        curves = zip(kl_R, share_RP @ self.kl, share_RP @ self.reward, strict=True)
-        return np.array([np.interp(kl, kl_G, reward_G) for kl, kl_G, reward_G in curves])
+    def at(self, kl_RK: ndarray, share_RP: ndarray, value_PG: ndarray) -> ndarray:
+        """The mean (R, K) that the best policies within mean KLs have, such as of `reward` or `gold`.
+
+        Args:
+            share_RP: how much the prompts count in each row; rows sum to 1.
+        """
+        curves = zip(kl_RK, share_RP @ self.kl, share_RP @ value_PG, strict=True)
+        return np.array([np.interp(kl_K, kl_G, value_G) for kl_K, kl_G, value_G in curves])
 
 
-def trace(reward_PN: ndarray) -> Frontier:
+def trace(reward_PN: ndarray, gold_PN: ndarray | None = None) -> Frontier:
     """The frontier from the rewards of answers sampled from the reference."""
     spread = float(np.sqrt(reward_PN.var(1).mean()))
     beta_G = np.concatenate([[np.inf], spread * _BETAS]) if spread else np.array([np.inf])
     columns = []
     for beta in beta_G:
         weight_PN = softmax(reward_PN / beta, axis=1)
-        columns.append(
-            ((weight_PN * reward_PN).sum(1), divergence(weight_PN), 1 / np.square(weight_PN).sum(1))
-        )
-    return Frontier(beta_G, *np.moveaxis(np.array(columns), 0, 2))
+        means = [(weight_PN * x_PN).sum(1) for x_PN in (reward_PN, gold_PN) if x_PN is not None]
+        columns.append([divergence(weight_PN), 1 / np.square(weight_PN).sum(1), *means])
+    kl_PG, effective_PG, best_PG, *gold_PG = np.moveaxis(np.array(columns), 0, 2)
+    return Frontier(beta_G, best_PG, kl_PG, effective_PG, gold_PG[0] if gold_PG else None)
 
 
 def divergence(weight_PN: ndarray) -> ndarray:
@@ -78,10 +83,11 @@ def shortfall(reward_PN: ndarray, kl_K: ndarray) -> ndarray:
 
     That is the bias itself where it falls like 1/N (half-sampling, as in Quenouille's jackknife of 1949).
     """
-    equal_KP = np.full((len(kl_K), len(reward_PN)), 1 / len(reward_PN))
-    halves = reward_PN[:, ::2], reward_PN[:, 1::2]
-    whole_K, *half_K = (trace(part).best(kl_K, equal_KP) for part in (reward_PN, *halves))
-    return np.asarray(whole_K - sum(half_K) / 2)
+    equal_1P = np.full((1, len(reward_PN)), 1 / len(reward_PN))
+    parts = reward_PN, reward_PN[:, ::2], reward_PN[:, 1::2]
+    found = [trace(part) for part in parts]
+    whole_K, first_K, second_K = (one.at(kl_K[None], equal_1P, one.reward)[0] for one in found)
+    return np.asarray(whole_K - (first_K + second_K) / 2)
 
 
 @dataclass(frozen=True)

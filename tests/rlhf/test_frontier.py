@@ -20,7 +20,8 @@ def equally(num_prompts: int) -> ndarray:
 
 
 def best(rewards: ndarray, kl: float) -> float:
-    return float(frontier.trace(rewards).best(np.array([kl]), equally(len(rewards)))[0])
+    found = frontier.trace(rewards)
+    return float(found.at(np.array([[kl]]), equally(len(rewards)), found.reward)[0, 0])
 
 
 def optimised(kl: float) -> float:
@@ -99,16 +100,29 @@ def test_beyond_the_best_answers_it_is_flat() -> None:
     assert found.trusted_kl(equally(1)) == np.inf
 
 
+def test_it_is_not_trusted_beyond_what_was_seen_of_one_prompt() -> None:
+    # A half, and one answer alone, are the best: on average 16 answers count, and trust ends with the curve.
+    rewards = np.array([[0.0, 1.0] * 32, [0.0] * 63 + [1.0]])
+    (trusted,) = frontier.trace(rewards).trusted_kl(equally(2))
+    assert trusted == pytest.approx((log(2) + log(64)) / 2, rel=1e-3)
+
+
 def test_equal_rewards_leave_nothing_to_gain() -> None:
     found = frontier.trace(np.full((2, 16), 3.0))
-    assert found.best(np.array([0.0, 2.0]), equally(2).repeat(2, 0)).tolist() == [3, 3]
+    assert found.at(np.array([[0.0, 2.0]]), equally(2), found.reward).tolist() == [[3, 3]]
     assert found.trusted_kl(equally(2)) == np.inf
 
 
 def test_prompts_can_count_differently() -> None:
     whole = frontier.trace(REWARDS)
-    found = whole.best(np.array([0.3]), np.array([[0.0, 1.0]]))
-    assert found == pytest.approx(best(REWARDS[1:], 0.3), abs=2e-3)
+    found = whole.at(np.array([[0.3]]), np.array([[0.0, 1.0]]), whole.reward)
+    assert found[0, 0] == pytest.approx(best(REWARDS[1:], 0.3), abs=2e-3)
+
+
+def test_a_second_reward_is_that_of_the_same_policies() -> None:
+    found = frontier.trace(REWARDS, -2 * REWARDS)
+    assert found.gold is not None
+    np.testing.assert_allclose(found.gold, -2 * found.reward)
 
 
 # --- best of n ---
