@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fledge import atomic, processes
 from fledge.console import warn
@@ -45,6 +46,33 @@ def write_manifest(checkpoint: Path) -> None:
         if file.is_file() and file.name != MANIFEST
     }
     (checkpoint / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+
+
+def save_state(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values of this process into a checkpoint that is being made."""
+    import torch
+
+    with _state_file(checkpoint, processes.rank()).open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides that the disk is full
+                raise error.__context__ from None
+            raise
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `save_state` wrote of this process, on the CPU; the first one's where there were fewer processes."""
+    import torch
+
+    file = _state_file(checkpoint, processes.rank())
+    if not file.is_file():
+        file = _state_file(checkpoint, 0)
+    return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _state_file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / (f"state-{rank}.pt" if rank else "state.pt")
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,15 @@ def require_deepspeed() -> None:
 class DeepSpeedEngine:
     """DeepSpeed over all processes of the run."""
 
-    def __init__(
-        self, model: LanguageModel, optimizer: torch.optim.Optimizer | OwnOptimizer, plan: Plan
-    ) -> None:
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer | OwnOptimizer, plan: Plan) -> None:
         deepspeed = _import_deepspeed(plan.device)
         processes.make_group()
         self.model, self._plan, self._is_compiled = model, plan, False
         self._is_muon = isinstance(optimizer, OwnOptimizer)
-        self._vocabulary_rows = len(model.token_embed.weight)  # none of them here at ZeRO 3
+        embeddings = getattr(model, "token_embed", None)
+        self._vocabulary_rows = (
+            0 if embeddings is None else len(embeddings.weight)
+        )  # none of them here at ZeRO 3
         config = plan.config()
         if isinstance(optimizer, OwnOptimizer):
             config["optimizer"] = optimizer.section
@@ -118,10 +119,30 @@ class DeepSpeedEngine:
             self._engine.step()
             processes.progress()
         loss_mean = processes.total(float(loss_sum) / len(microbatches))[0] / processes.size()
+        return self._result(loss_mean, norm)
+
+    def update(self, losses: Sequence[Callable[[], Tensor]]) -> StepResult:
+        """One optimizer update from the sum of some losses over all processes, equally many in each; ZeRO 0 to 2.
+
+        The plan's microbatches do not count: each call is one update, whatever the number of losses.
+        """
+        loss_sum, norm = torch.zeros((), device=self._plan.device), math.inf
+        for number, compute in enumerate(losses, 1):
+            self._engine.set_gradient_accumulation_boundary(number == len(losses))
+            with self.evaluation():
+                loss = compute()
+            self._engine.backward(loss * processes.size())  # DeepSpeed takes the mean over processes
+            loss_sum += loss.detach()
+        if self._plan.zero == 0:
+            norm = self._clip()
+        self._engine.step()
+        return self._result(processes.total(float(loss_sum))[0], norm)
+
+    def _result(self, loss: float, norm: float) -> StepResult:
+        """What was measured; the norm is DeepSpeed's own, unless without ZeRO."""
         if self._plan.zero:
-            was_updated = self._engine.was_step_applied()
-            norm = float(self._engine.get_global_grad_norm()) if was_updated else math.inf
-        return StepResult(loss_mean, norm, math.isfinite(loss_mean) and math.isfinite(norm))
+            norm = float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
+        return StepResult(loss, norm, math.isfinite(loss) and math.isfinite(norm))
 
     def _clip(self) -> float:
         """Clip without ZeRO; where the gradient is not finite, it is dropped, so that nothing is updated."""

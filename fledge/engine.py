@@ -4,9 +4,10 @@
 """
 
 import contextlib
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,20 @@ class TorchEngine:
         self.model.train()
         counts = [int((targets_BT != IGNORED).sum()) for _, targets_BT in microbatches]
         num_targets = max(1, sum(counts))
+
+        def loss(ids_BT: Tensor, targets_BT: Tensor, count: int) -> Tensor:
+            return self.model(ids_BT, targets_BT) * (count / num_targets)
+
+        return self.update(
+            [functools.partial(loss, *pair, n) for pair, n in zip(microbatches, counts, strict=True)]
+        )
+
+    def update(self, losses: Sequence[Callable[[], Tensor]]) -> StepResult:
+        """One optimizer update from the sum of some losses, each computed and propagated by itself."""
         total = torch.zeros((), device=self._device)
-        for (ids_BT, targets_BT), count in zip(microbatches, counts, strict=True):
+        for compute in losses:
             with self._autocast():
-                loss = self.model(ids_BT, targets_BT) * (count / num_targets)
+                loss = compute()
             loss.backward()
             total += loss.detach()
         limit = self._clip_norm or float("inf")

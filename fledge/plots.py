@@ -13,6 +13,7 @@ def loss_curve(
     path: Path,
     levels: dict[str, float] | None = None,
     metric: str = "bits_per_byte",
+    unit: str | None = None,
 ) -> None:
     """Training loss by step, validation on top, horizontal lines at known levels, as PNG.
 
@@ -20,6 +21,7 @@ def loss_curve(
         metrics: lines of metrics.jsonl.
         levels: name -> value, such as a known floor.
         metric: the one to draw, beside its `validation_...`.
+        unit: None takes that of METRICS.
     """
     figure, axes = _figure(7, 4)
     for key, style in (
@@ -33,12 +35,39 @@ def loss_curve(
     for number, (name, value) in enumerate((levels or {}).items()):
         axes.axhline(value, color="0.4", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=name)
     axes.set_xlabel("step")
-    axes.set_ylabel(METRICS[metric])
+    axes.set_ylabel(unit or METRICS[metric])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.2g}")
     axes.yaxis.set_minor_formatter("{x:.2g}")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def reinforcement(metrics: list[dict[str, Any]], path: Path) -> None:
+    """Rewards by step, and below them the KL from the reference."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(7, 5, rows=2)
+    names = {
+        "reward": "while training",
+        "validation_reward": "held out",
+        "validation_gold_reward": "gold, held out",
+    }
+    for key, label in names.items():
+        points = [(m["step"], m[key]) for m in metrics if key in m]
+        if points:
+            style = {"linewidth": 1, "alpha": 0.6} if key == "reward" else {"marker": "o", "markersize": 3}
+            axes[0].plot(*zip(*points, strict=True), label=label, **style)
+    axes[1].plot(
+        [m["step"] for m in metrics if "kl" in m], [m["kl"] for m in metrics if "kl" in m], linewidth=1
+    )
+    for one, label in zip(axes, ("reward", f"KL, {METRICS['kl']}"), strict=True):
+        one.set_ylabel(label)
+        one.grid(alpha=0.2)
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[1].set_xlabel("step")
+    axes[0].legend(frameon=False)
     _save(figure, path)
 
 
@@ -98,14 +127,44 @@ def label_curve(curves: dict[str, list[tuple[int, float, float, float]]], metric
     _save(figure, path)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes, without a window."""
+def reward_by_kl(curves: dict[str, list[dict[str, Any]]], points: list[dict[str, Any]], path: Path) -> None:
+    """What policies earn by their KL to the reference, under the best possible; a panel for each kind of reward.
+
+    Args:
+        curves: label of the reward -> the best possible, by rising `kl`: `value`, `low`, `high`, `is_trusted`.
+        points: `name`, and `kl` and each label with `value`, `low` and `high`.
+    """
+    figure, panels = _figure(7, 4.5 * len(curves), rows=len(curves))
+    for axes, (label, curve) in zip([panels] if len(curves) == 1 else panels, curves.items(), strict=True):
+        kls, values, lows, highs = ([one[key] for one in curve] for key in ("kl", "value", "low", "high"))
+        end = sum(one["is_trusted"] for one in curve)
+        axes.plot(kls[:end], values[:end], color="0.3", linewidth=1, label="best by the reward")
+        axes.plot(kls[end - 1 :], values[end - 1 :], color="0.3", linewidth=1, linestyle=":")
+        axes.fill_between(kls, lows, highs, color="0.3", alpha=0.12, linewidth=0)
+        for point in points:
+            x, y = point["kl"], point[label]
+            (dot,) = axes.plot(x["value"], y["value"], "o", markersize=4, label=point["name"])
+            style = {"color": dot.get_color(), "linewidth": 1}
+            axes.plot([x["low"], x["high"]], [y["value"]] * 2, **style)
+            axes.plot([x["value"]] * 2, [y["low"], y["high"]], **style)
+        # The best possible rises about like the root of the KL.
+        axes.set_xscale("function", functions=(lambda kl: abs(kl) ** 0.5, lambda root: root**2))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("KL to the reference, nats an answer")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes (a list of them if several), without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(rows)
 
 
 def _save(figure: Any, path: Path) -> None:

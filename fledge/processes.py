@@ -73,6 +73,17 @@ def same(value: Any) -> Any:
     return values[0]
 
 
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes, by rank, in every process."""
+    if size() == 1:
+        return [value]
+    import torch
+
+    values: list[Any] = [None] * size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def progress() -> None:
     """Say that this process got on; all processes of a run say so equally often."""
     if _watch:

@@ -19,8 +19,6 @@ from pretrain.config import TrainConfig
 from pretrain.guards import LossGuard, memory_errors
 from pretrain.schedule import learning_rate_share
 
-STATE = "state.pt"
-
 
 @dataclass
 class Counters:
@@ -108,17 +106,11 @@ class Session:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.config.run.device == "cuda" else None,
         }
-        with (checkpoint / _state_name(processes.rank())).open("wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch hides that the disk is full
-                    raise error.__context__ from None
-                raise
+        checkpoints.save_state(checkpoint, state)
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint."""
-        state = read_state(checkpoint, processes.rank())
+        state = checkpoints.read_state(checkpoint)
         self.engine.restore(checkpoint, state)
         self.guard.restore(state["guard"])
         self.counters = Counters(**state["counters"])
@@ -139,21 +131,9 @@ def architecture_json(model: LanguageModel) -> dict[str, Any]:
     return {"model_type": model.config.model_type} | model.config.to_hf()
 
 
-def _state_name(rank: int) -> str:
-    return STATE if rank == 0 else f"state-{rank}.pt"
-
-
-def read_state(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
-    """A process's state in a checkpoint folder, on the CPU; the first one's where there were fewer processes."""
-    file = checkpoint / _state_name(rank)
-    if not file.is_file():
-        file = checkpoint / STATE
-    return dict(torch.load(file, map_location="cpu", weights_only=True))
-
-
 def model_of_checkpoint(checkpoint: Path) -> LanguageModel:
     """An untrained model of the shape that a checkpoint's weights have."""
-    state = read_state(checkpoint)
+    state = checkpoints.read_state(checkpoint)
     content = state["config_json"]
     rows = len(state["model"]["token_embed.weight"]) if "model" in state else state["vocabulary_rows"]
     shape = architecture.find_config(content["model_type"]).from_hf(content)

@@ -93,10 +93,8 @@ def of_row(row: Row, tokenizer: TextTokenizer) -> Asked:
     Raises:
         ValueError: it has none.
     """
-    messages = prompts.of_row(row.values).messages
-    is_plain = len(messages) == 1 and messages[0]["role"] == "user"
-    text = messages[0]["content"] if is_plain else messages
-    return Asked({"prompt": text} | row.values, messages, ids_of(messages, tokenizer))
+    asked = prompts.of_row(row.values)
+    return Asked({"prompt": asked.plain} | row.values, asked.messages, ids_of(asked.messages, tokenizer))
 
 
 def ids_of(messages: Sequence[Message], tokenizer: TextTokenizer) -> list[int]:

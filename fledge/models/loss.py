@@ -65,6 +65,47 @@ def _losses(
     return functional.cross_entropy(logits_CV, targets_C, ignore_index=IGNORED, reduction="none")
 
 
+def linear_logprobs(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    ids_N: Tensor,
+    vocab_size: int,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of ids under softmax(weight @ hidden / temperature), and that distribution's entropy.
+
+    Arguments as in `linear_cross_entropy`; nothing is left out. Logits are held for one chunk at a time.
+    Returns:
+        float32 (N,), nats, twice.
+    """
+    chunk = CHUNK.get(hidden_ND.device.type, CHUNK_ELSEWHERE)
+    parts = []
+    for some_CD, some_C in zip(hidden_ND.split(chunk), ids_N.split(chunk), strict=True):
+        arguments = some_CD, weight_VD, some_C, vocab_size, softcap, temperature
+        if torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad):
+            parts.append(checkpoint(_logprobs, *arguments, use_reentrant=False))
+        else:
+            parts.append(_logprobs(*arguments))
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _logprobs(
+    hidden_CD: Tensor,
+    weight_VD: Tensor,
+    ids_C: Tensor,
+    vocab_size: int,
+    softcap: float | None,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    logits_CV = functional.linear(hidden_CD, weight_VD)[:, :vocab_size].float()
+    if softcap is not None:
+        logits_CV = softcap * torch.tanh(logits_CV / softcap)
+    logprobs_CV = functional.log_softmax(logits_CV / temperature, -1)
+    return logprobs_CV.gather(1, ids_C[:, None])[:, 0], -(logprobs_CV.exp() * logprobs_CV).sum(-1)
+
+
 class _SummedLoss(torch.autograd.Function):
     """The summed loss; its gradients are made chunk by chunk in the forward pass, beside the logits.
 

@@ -1,0 +1,167 @@
+"""Who takes part in a PPO run: policy, reference, critic, reward and prompts."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune import vocabulary
+from fledge import console, device, lineage, processes
+from fledge.data.sources import describe
+from fledge.models import generation
+from fledge.models.folder import find_model, load_model
+from fledge.models.generation import Completion, Sampling
+from fledge.rundir import RunFolder
+from fledge.tokens import TextTokenizer
+from rlhf import prompts, rollout, scoring
+from rlhf.config import PpoConfig
+from rlhf.critic import Critic
+from rlhf.policy import Answers, Policy
+from rlhf.prompts import Asked, Prompts
+from rlhf.rollout import Episode
+from rlhf.scoring import Reward
+
+
+@dataclass
+class Cast:
+    """See the module."""
+
+    settings: PpoConfig
+    path: Path  # of the parent
+    tokenizer: TextTokenizer
+    policy: Policy
+    reference: Policy  # the parent, as it stays
+    critic: Critic
+    reward: Reward
+    gold: Reward | None
+    prompts: Prompts
+    stop_ids: tuple[int, ...]
+    sampler: Any  # a bfloat16 copy of the policy to sample with; None: the policy itself
+
+    @classmethod
+    def open(cls, settings: PpoConfig) -> "Cast":
+        """Load everybody.
+
+        Raises:
+            FledgeError: a model, reward or prompts are not as they should be.
+        """
+        place = settings.run.device
+        path = find_model(settings.model)
+        tokenizer = TextTokenizer.from_folder(path)
+        model = load_model(path, device=place)
+        reward = scoring.open_reward(settings.reward, place)
+        scoring.announce(reward, tokenizer)
+        gold = scoring.open_reward(settings.gold, place) if settings.gold else None
+        room = generation.context_of(model) - settings.sampling.max_new_tokens
+        asked = prompts.read(
+            settings.prompts, tokenizer, room, settings.validation.share, settings.max_bad_share
+        )
+        reference = Policy(copy.deepcopy(model).requires_grad_(False), settings.sampling.temperature)
+        is_read_alike = reward.tokenizer and reward.tokenizer.fingerprint == tokenizer.fingerprint
+        if reward.path and is_read_alike:
+            critic = Critic.from_reward_model(reward.path, place)
+        else:
+            critic = Critic.from_policy(model)
+        console.note(
+            f"the critic begins as the {'reward model' if reward.path and is_read_alike else 'policy'}"
+        )
+        is_bfloat16 = settings.run.dtype == "bfloat16"
+        return cls(
+            settings=settings,
+            path=path,
+            tokenizer=tokenizer,
+            policy=Policy(model.requires_grad_(True), settings.sampling.temperature),
+            reference=reference,
+            critic=critic.to(place),
+            reward=reward,
+            gold=gold,
+            prompts=asked,
+            stop_ids=vocabulary.stop_ids(tokenizer)
+            if tokenizer.chat_template
+            else (tokenizer.end_of_text_id,),
+            sampler=copy.deepcopy(model).to(torch.bfloat16) if is_bfloat16 else None,
+        )
+
+    def record(self, folder: RunFolder) -> None:
+        """Write parents, data and tokenizer to lineage.json; a resumed run must still find the same."""
+        facts = {
+            "parents": [lineage.parent(self.path, "model")],
+            "tokenizer": self.tokenizer.fingerprint,
+            "chat_template": lineage.sha256_text(self.tokenizer.chat_template or ""),
+            "rewards": [r.identity for r in (self.reward, self.gold) if r],
+            "data": {"sources": describe(self.prompts.sources), "prompts": len(self.prompts.train)},
+        }
+        if folder.resumes_from:
+            lineage.require_same(folder.path, facts)
+        if processes.is_first():
+            folder.add_lineage(**facts)
+
+    def training_prompts(self, step: int) -> list[Asked]:
+        """What a step asks."""
+        wanted, settings = self.prompts.train, self.settings
+        numbers = rollout.prompts_of_step(len(wanted), settings.rollout.episodes, settings.run.seed, step)
+        return [wanted[number] for number in numbers]
+
+    def write(self, asked: Sequence[Asked], *occasion: Any) -> list[tuple[Completion, str]]:
+        """Answers to this process's share of prompts, and their texts.
+
+        Args:
+            occasion: what the random numbers are for; the same occasion and policy give the same answers.
+        """
+        key = repr((self.settings.run.seed, processes.rank(), *occasion)).encode()
+        sampling = Sampling(
+            max_new_tokens=self.settings.sampling.max_new_tokens,
+            temperature=self.settings.sampling.temperature,
+            stop_ids=self.stop_ids,
+            seed=int.from_bytes(blake2b(key, digest_size=8).digest(), "little"),
+        )
+        model = self.policy.model
+        if self.sampler is not None:
+            with torch.no_grad():
+                for ours, trained in zip(self.sampler.parameters(), model.parameters(), strict=True):
+                    ours.copy_(trained)
+            model = self.sampler
+        return rollout.write(model, asked, sampling, self.tokenizer, self.settings.rollout.at_once)
+
+    def judge(
+        self, asked: Sequence[Asked], written: Sequence[tuple[Completion, str]], with_values: bool
+    ) -> list[Episode]:
+        """Episodes of all processes, from this one's share: scores, reference and (for training) values."""
+        answers = Answers([one.ids for one in asked], [completion.ids for completion, _ in written])
+        scores = self.reward.score([one.row for one in asked], [text for _, text in written])
+        with self._forward():
+            references = self.reference.scored(answers)
+            values = (
+                self.critic.scored(answers) if with_values else [torch.zeros(len(a)) for a in answers.answers]
+            )
+        mine = [
+            Episode(
+                prompt=one.ids,
+                answer=completion.ids,
+                text=text,
+                is_stopped=completion.finish == "stop",
+                score=score,
+                logprob_N=torch.tensor(completion.logprobs),
+                reference_N=reference_N,
+                value_N=value_N,
+            )
+            for one, (completion, text), score, reference_N, value_N in zip(
+                asked, written, scores, references, values, strict=True
+            )
+        ]
+        shares = processes.gathered(mine)
+        total = sum(map(len, shares))
+        return [shares[n % len(shares)][n // len(shares)] for n in range(total)]  # as `share` has dealt them
+
+    def _forward(self) -> torch.autocast:
+        dtype = device.torch_dtype(self.settings.run.dtype)
+        return torch.autocast(self.settings.run.device, dtype, enabled=dtype != torch.float32)
+
+
+def share(rows: Sequence[Any]) -> list[Any]:
+    """This process's part of rows that all processes have."""
+    return list(rows[processes.rank() :: processes.size()])

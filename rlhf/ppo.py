@@ -1,0 +1,369 @@
+"""`fledge rlhf ppo`: a model trained by PPO against a reward."""
+
+import json
+import time
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from eval.intervals import paired_difference
+from fledge import checkpoints, config, console, device, lineage, model_card, plots, processes
+from fledge.deepspeed_engine import require_deepspeed
+from fledge.errors import ConfigError, RunFailed
+from fledge.metrics_log import read_metrics
+from fledge.models import folder as model_folder
+from fledge.rundir import RunFolder, require_disk
+from rlhf import diagnosis, rollout
+from rlhf.cast import Cast, share
+from rlhf.config import PpoConfig
+from rlhf.learning import Learner, explained_variance
+from rlhf.rollout import Episode
+from rlhf.session import Session
+
+BEFORE = "before.json"  # what the parent's answers to the held-out prompts scored; a resumed run must still know it
+
+
+def run(settings: PpoConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train a model in a run folder; see PpoConfig."""
+    settings = _plain_values(settings)
+    processes.set_patience(settings.engine.patience)
+    torch.set_num_threads(settings.run.threads)
+    torch.manual_seed(settings.run.seed)
+    cast = Cast.open(settings)
+    folder.freeze(settings)
+    folder.track_with(settings.run.trackers)
+    cast.record(folder)
+    session = Session(settings, cast.policy.model, cast.critic)
+    if folder.resumes_from:
+        session.restore(folder.resumes_from)
+    else:
+        _check_disk(cast, folder)
+    _announce(cast)
+    before = _measure_before(cast, folder)
+    _loop(cast, session, folder)
+    return _finish(cast, session, folder, before)
+
+
+def _plain_values(settings: PpoConfig) -> PpoConfig:
+    """The settings with everything that `auto` and 0 threads stand for, as plain values.
+
+    Raises:
+        ConfigError: the processes can't share a minibatch, or what was asked for runs in one process only.
+    """
+    count, chosen = processes.size(), device.resolve_device(settings.run.device)
+    kind = settings.engine.kind
+    if kind == "auto":
+        kind = "deepspeed" if count > 1 or settings.engine.zero is not None else "torch"
+    if kind == "deepspeed":
+        require_deepspeed()
+        if settings.batch.minibatch % count:
+            raise ConfigError(
+                f"--batch.minibatch {settings.batch.minibatch} can't be shared by {count} processes; use a multiple"
+            )
+    elif count > 1:
+        raise ConfigError(
+            f"--engine.kind torch runs in one process, here are {count}; start it without a launcher"
+        )
+    values: dict[str, Any] = {
+        "run.device": chosen,
+        "run.dtype": device.resolve_dtype(settings.run.dtype, chosen),
+        "run.threads": settings.run.threads or max(1, device.usable_cores() // processes.num_local()),
+        "engine.kind": kind,
+    }
+    return config.with_values(settings, values)
+
+
+def _check_disk(cast: Cast, folder: RunFolder) -> None:
+    # Weights and two moments of policy and critic a checkpoint; one more while the oldest is not deleted, the best.
+    size = 4 * sum(p.numel() for model in (cast.policy.model, cast.critic) for p in model.parameters())
+    require_disk(
+        folder.path,
+        3 * size * (cast.settings.run.keep_checkpoints + 2) + size,
+        "the checkpoints and the model",
+    )
+
+
+def _announce(cast: Cast) -> None:
+    settings, count = cast.settings, console.format_count
+    parameters = sum(p.numel() for p in cast.policy.model.parameters())
+    updates = settings.batch.epochs * settings.rollout.episodes // settings.batch.minibatch
+    console.note(
+        f"{cast.path}: {count(parameters)} parameters; {len(cast.prompts.train)} prompts to train on, "
+        f"{len(cast.prompts.held_out)} held out"
+    )
+    console.note(
+        f"{settings.run.max_steps} steps of {settings.rollout.episodes} answers and at most {updates} updates "
+        f"({settings.run.device}, {settings.run.dtype}, {settings.run.threads} threads, {settings.engine.kind})"
+    )
+
+
+def _measure_before(cast: Cast, folder: RunFolder) -> dict[str, Any]:
+    """Scores of the parent's answers to held-out prompts, and what a check says of it; measured once."""
+    file = folder.path / BEFORE
+    if file.is_file():
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    if folder.resumes_from:
+        raise RunFailed(f"{file}: missing; it was written before the first step. Start a new run")
+    before = _measure(cast, cast.settings.validation.at_end)
+    processes.wait_for_all()
+    folder.write(BEFORE, json.dumps(before))
+    processes.wait_for_all()
+    return before
+
+
+def _measure(cast: Cast, num_prompts: int) -> dict[str, Any]:
+    """The policy's answers to the first held-out prompts: scores of each, and means."""
+    asked, episodes = _answer_held_out(cast, num_prompts)
+    found: dict[str, Any] = {"scores": [episode.score for episode in episodes]}
+    if cast.gold:
+        texts = [episode.text for episode in episodes]
+        found["gold_scores"] = cast.gold.score([one.row for one in asked], texts)
+    return found | {
+        "kl": fmean(episode.kl for episode in episodes),
+        "stopped_share": fmean(episode.is_stopped for episode in episodes),
+        "answer_tokens": fmean(len(episode.answer) for episode in episodes),
+        "samples": [
+            {"prompt": one.messages[-1]["content"], "text": e.text, "reward": e.score, "kl": e.kl}
+            for one, e in zip(asked[: cast.settings.validation.samples], episodes, strict=False)
+        ],
+    }
+
+
+def _answer_held_out(cast: Cast, num_prompts: int) -> tuple[list[Any], list[Episode]]:
+    asked = cast.prompts.held_out[:num_prompts]
+    mine = share(asked)
+    return asked, cast.judge(mine, cast.write(mine, "held out"), with_values=False)
+
+
+def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
+    """Step by step: answers, scores, learning; metrics, checks, diagnosis and checkpoints on the way."""
+    settings, counters = cast.settings, session.counters
+    learner = Learner(settings, session, cast.policy, cast.critic)
+    history = diagnosis.History(read_metrics(folder.path), counters.step)
+    steps = settings.run.max_steps
+    with (
+        folder.stopping_politely(),
+        console.progress("PPO", steps, "steps", counters.step) as bar,
+        processes.lockstep(),
+    ):
+        while counters.step < steps and counters.stopped_early_at is None:
+            started = time.perf_counter()
+            metrics = _step(cast, session, learner)
+            is_spent = 0 < settings.kl.budget < metrics["kl"]
+            if is_spent:
+                counters.stopped_early_at = counters.step
+                console.note(
+                    f"step {counters.step}: the KL budget of {settings.kl.budget:g} nats is spent; stopping"
+                )
+            is_last = counters.step == steps or is_spent
+            is_best = False
+            if counters.step % settings.validation.every == 0 or is_last:
+                checked = _measure(cast, settings.validation.prompts)
+                is_best = _note_best(session, checked)
+                metrics |= _checked_metrics(checked)
+                for sample in checked["samples"]:
+                    folder.log_sample({"step": counters.step} | sample)
+            counters.elapsed_s += time.perf_counter() - started
+            metrics |= {
+                "elapsed_s": round(counters.elapsed_s, 3),
+                "generating_share": round(counters.generating_s / counters.elapsed_s, 3),
+            }
+            line = {"step": counters.step} | metrics
+            if counters.step % settings.run.log_every == 0 or is_last or is_best:
+                folder.log(line)
+            findings = history.add(line, settings)
+            bar.advance(1, f"reward {metrics['reward']:.3f}  KL {metrics['kl']:.2f}")
+            stops = folder.stop_requested
+            if counters.step % settings.run.checkpoint_every == 0 or is_last or stops or is_best:
+                _save(cast, session, folder)
+            _tell(findings)
+            if stops and not is_last:
+                raise folder.interrupted(counters.step)
+
+
+def _step(cast: Cast, session: Session, learner: Learner) -> dict[str, Any]:
+    """One step; what it measured."""
+    settings, counters = cast.settings, session.counters
+    started = time.perf_counter()
+    asked = share(cast.training_prompts(counters.step))
+    written = cast.write(asked, "step", counters.step)
+    counters.generating_s += time.perf_counter() - started
+    episodes = cast.judge(asked, written, with_values=True)
+    lesson = rollout.lesson_of(
+        episodes, session.scale, session.kl.weight, settings.scores, settings.kl.estimator, settings.advantage
+    )
+    rate = session.set_learning_rates()
+    learned = learner.learn(lesson)
+    kl = fmean(episode.kl for episode in episodes)
+    metrics = {
+        "reward": fmean(episode.score for episode in episodes),
+        "kl": kl,
+        "kl_weight": session.kl.weight,
+        "answer_tokens": fmean(len(episode.answer) for episode in episodes),
+        "stopped_share": fmean(episode.is_stopped for episode in episodes),
+        "entropy": learned.entropy,
+        "policy_loss": learned.policy_loss,
+        "value_loss": learned.value_loss,
+        "explained_variance": explained_variance(lesson),
+        "clipped_share": learned.clipped_share,
+        "ratio_error": learned.ratio_error,
+        "step_kl": learned.step_kl,
+        "gradient_norm": learned.gradient_norm,
+        "updates": learned.updates,
+        "learning_rate": rate,
+    }
+    session.kl.update(kl, len(episodes))
+    counters.step += 1
+    counters.updates += learned.updates
+    counters.episodes += len(episodes)
+    counters.tokens += sum(len(episode.answer) for episode in episodes)
+    return metrics
+
+
+def _note_best(session: Session, checked: dict[str, Any]) -> bool:
+    counters, reward = session.counters, fmean(checked["scores"])
+    if counters.best_reward is not None and reward <= counters.best_reward:
+        return False
+    counters.best_step, counters.best_reward = counters.step, reward
+    return True
+
+
+def _checked_metrics(checked: dict[str, Any]) -> dict[str, float]:
+    found = {"validation_reward": fmean(checked["scores"]), "validation_kl": checked["kl"]}
+    if "gold_scores" in checked:
+        found["validation_gold_reward"] = fmean(checked["gold_scores"])
+    return found
+
+
+def _tell(findings: list[diagnosis.Finding]) -> None:
+    """Say what is going wrong.
+
+    Raises:
+        RunFailed: it can't get well again.
+    """
+    for finding in findings:
+        if finding.is_fatal:
+            raise RunFailed(finding.text)
+        console.warn(finding.text)
+
+
+def _save(cast: Cast, session: Session, folder: RunFolder) -> None:
+    with folder.checkpoint(session.counters.step) as partial:
+        session.save(partial)
+    checkpoints.prune(folder.checkpoints, cast.settings.run.keep_checkpoints, session.counters.best_step)
+
+
+def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, Any]) -> dict[str, Any]:
+    """Publish the best step's policy and measure it on all held-out prompts, beside its parent.
+
+    Returns:
+        the `--json` object of `rlhf ppo`.
+    """
+    counters = session.counters
+    _take_best(session, folder)
+    after = _measure(cast, cast.settings.validation.at_end)
+    gain = paired_difference(before["scores"], after["scores"])
+    result: dict[str, Any] = {
+        "steps": counters.step,
+        "best_step": counters.best_step,
+        "stopped_early_at": counters.stopped_early_at,
+        "reward_before": fmean(before["scores"]),
+        "reward_after": fmean(after["scores"]),
+        "reward_gain": asdict(gain),
+        "kl": after["kl"],
+        "stopped_share": after["stopped_share"],
+        "answer_tokens": after["answer_tokens"],
+        "held_out": len(after["scores"]),
+        "updates": counters.updates,
+        "episodes": counters.episodes,
+        "tokens": counters.tokens,
+        "loop_s": round(counters.elapsed_s, 3),
+        "generating_share": round(counters.generating_s / max(counters.elapsed_s, 1e-9), 3),
+    }
+    if cast.gold:
+        result |= {
+            "gold_reward_before": fmean(before["gold_scores"]),
+            "gold_reward_after": fmean(after["gold_scores"]),
+            "gold_reward_gain": asdict(paired_difference(before["gold_scores"], after["gold_scores"])),
+        }
+    metrics = read_metrics(folder.path)
+    findings = [finding.text for finding in diagnosis.of_run(metrics, cast.settings)]
+    result["diagnosis"] = findings
+    if processes.is_first():
+        _publish(cast, folder, result, _lines(cast, result))
+        plots.reinforcement(metrics, folder.path / "reward.png")
+        folder.write_summary(_summary(folder, result, _lines(cast, result)))
+    return result
+
+
+def _take_best(session: Session, folder: RunFolder) -> None:
+    best, last = session.counters.best_step, session.counters.step
+    if best in (None, last):
+        return
+    checkpoint = folder.checkpoints / checkpoints.name_of(best)
+    problem = checkpoints.damage(checkpoint)
+    if problem:
+        console.warn(
+            f"{checkpoint}: {problem}; the model has the weights of the last step instead of the best"
+        )
+    else:
+        session.restore_actor(checkpoint)
+
+
+def _publish(cast: Cast, folder: RunFolder, result: dict[str, Any], lines: list[str]) -> None:
+    model = cast.policy.model
+    with folder.publish("model") as partial:
+        if hasattr(model, "hidden"):
+            model_folder.save_model(model, partial)
+            generation_config = cast.path / "generation_config.json"
+            if generation_config.is_file():
+                (partial / generation_config.name).write_bytes(generation_config.read_bytes())
+        else:
+            model.save_pretrained(partial)
+        cast.tokenizer.save(partial)
+        card = model_card.write(folder.path.name, lineage.read(folder.path), lines)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def _lines(cast: Cast, result: dict[str, Any]) -> list[str]:
+    """The results in sentences."""
+
+    def changed(what: str, stem: str) -> str:
+        gain = result[f"{stem}_gain"]
+        return (
+            f"{what} of {result['held_out']} answers to held-out prompts: {result[f'{stem}_after']:.4g}, "
+            f"{result[f'{stem}_before']:.4g} before; difference {gain['value']:+.3g} "
+            f"({gain['low']:+.3g} to {gain['high']:+.3g})"
+        )
+
+    lines = [
+        changed(f"reward ({cast.reward.name})", "reward"),
+        f"KL from the parent: {result['kl']:.3f} nats an answer; {result['answer_tokens']:.1f} tokens an answer, "
+        f"{result['stopped_share']:.0%} end by themselves",
+        f"{result['episodes']} answers in {result['steps']} steps, {result['updates']} updates; the weights are those "
+        f"of step {result['best_step']}, the best by held-out reward",
+    ]
+    if cast.gold:
+        lines.insert(1, changed(f"gold reward ({cast.gold.name}, never learned from)", "gold_reward"))
+    if result["stopped_early_at"]:
+        lines.append(f"stopped at step {result['stopped_early_at']}: the KL budget was spent")
+    return lines + [f"warning: {text}" for text in result["diagnosis"]]
+
+
+def _summary(folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
+    text = [f"# {folder.path}", "", *(f"- {line}" for line in lines)]
+    last = [sample for sample in folder.samples() if sample["step"] == result["best_step"]]
+    if last:
+        text += ["", "## Answers", "", "| prompt | answer | reward | KL |", "|---|---|---|---|"]
+        text += [
+            f"| {_cell(s['prompt'])} | {_cell(s['text'])} | {s['reward']:.3g} | {s['kl']:.2f} |" for s in last
+        ]
+    text += ["", f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"]
+    return "\n".join(text)
+
+
+def _cell(text: str) -> str:
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= 160 else f"{line[:157]}..."

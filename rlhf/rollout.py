@@ -1,0 +1,153 @@
+"""Answers of the policy, what they earned, and what each of their tokens is taught by.
+
+What was sampled is what is trained on: ids in, ids out, with the log-probabilities that the sampler drew them with.
+Shapes: B episodes, N tokens of the longest answer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fledge.models import generation
+from fledge.models.generation import Completion, Sampling
+from fledge.tokens import TextTokenizer
+from rlhf.advantage import estimate, whiten
+from rlhf.config import AdvantageConfig, RewardShapeConfig
+from rlhf.kl import ESTIMATORS
+from rlhf.policy import Answers
+from rlhf.prompts import Asked
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A prompt, its answer, and what was thought of it when it was written."""
+
+    prompt: list[int]
+    answer: list[int]  # with the id that ended it
+    text: str  # without it
+    is_stopped: bool  # the answer ended by itself
+    score: float  # of the reward, before anything is done to it
+    logprob_N: Tensor  # float32, under the policy that sampled
+    reference_N: Tensor  # float32, under the reference
+    value_N: Tensor  # float32, of the critic
+
+    @property
+    def kl(self) -> float:
+        """log(policy / reference) of the whole answer, nats."""
+        return float((self.logprob_N - self.reference_N).sum())
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Episodes with what their tokens are taught by; padded to the right."""
+
+    answers: Answers
+    is_token_BN: Tensor
+    logprob_BN: Tensor
+    value_BN: Tensor
+    advantage_BN: Tensor
+    return_BN: Tensor
+
+    def of(self, rows: Sequence[int], name: str, device: torch.device) -> Tensor:
+        """One of the tensors for some rows, their tokens in a row: (M,)."""
+        chosen = torch.as_tensor(rows)
+        whole_BN: Tensor = getattr(self, name)
+        return whole_BN[chosen][self.is_token_BN[chosen]].to(device)
+
+
+@dataclass
+class RewardScale:
+    """Divides scores by their running standard deviation, so that one scale of settings suits all rewards."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared distances from the mean
+
+    def update(self, scores: Sequence[float]) -> None:
+        """Take in a batch. Source: Chan et al. 1979, the parallel form of Welford's algorithm."""
+        count, mean = len(scores), fmean(scores)
+        squares = sum((score - mean) ** 2 for score in scores)
+        total, shift = self.count + count, mean - self.mean
+        self.squares += squares + shift**2 * self.count * count / total
+        self.mean += shift * count / total
+        self.count = total
+
+    @property
+    def divisor(self) -> float:
+        """The standard deviation so far; 1 while there is none."""
+        return math.sqrt(self.squares / self.count) or 1.0 if self.count else 1.0
+
+
+def write(
+    model: Any, asked: Sequence[Asked], sampling: Sampling, tokenizer: TextTokenizer, at_once: int
+) -> list[tuple[Completion, str]]:
+    """An answer to each prompt, and its text; prompts of like length are answered side by side."""
+    found: list[Any] = [None] * len(asked)
+    order = sorted(range(len(asked)), key=lambda row: len(asked[row].ids))
+    for start in range(0, len(order), at_once):
+        rows = order[start : start + at_once]
+        written = generation.generate(model, [asked[row].ids for row in rows], sampling)
+        for row, completion in zip(rows, written, strict=True):
+            ids = completion.ids[:-1] if completion.finish == "stop" else completion.ids
+            found[row] = completion, tokenizer.decode(ids)
+    return found
+
+
+def prompts_of_step(num_prompts: int, num_episodes: int, seed: int, step: int) -> list[int]:
+    """Which prompts a step asks: pass after pass over all of them, each shuffled anew; a function of seed and step."""
+    numbers: list[int] = []
+    first = step * num_episodes
+    for epoch in range(first // num_prompts, (first + num_episodes - 1) // num_prompts + 1):
+        numbers += np.random.default_rng([seed, 0, epoch]).permutation(num_prompts).tolist()
+    start = first % num_prompts
+    return numbers[start : start + num_episodes]
+
+
+def lesson_of(
+    episodes: Sequence[Episode],
+    scale: RewardScale,
+    kl_weight: float,
+    reward: RewardShapeConfig,
+    kl_estimator: str,
+    advantage: AdvantageConfig,
+) -> Lesson:
+    """Token rewards, advantages and returns of some episodes; see `token_rewards` and `advantage.estimate`."""
+    answers = Answers([e.prompt for e in episodes], [e.answer for e in episodes])
+    logprob_BN, reference_BN, value_BN = (
+        pad_sequence([getattr(e, name) for e in episodes], batch_first=True)
+        for name in ("logprob_N", "reference_N", "value_N")
+    )
+    lengths_B = torch.tensor(answers.lengths)
+    is_token_BN = torch.arange(logprob_BN.shape[1]) < lengths_B[:, None]
+    scores = [e.score - (0 if e.is_stopped else reward.unfinished_penalty) for e in episodes]
+    if reward.scale == "running":
+        scale.update(scores)
+        scores = [score / scale.divisor for score in scores]
+    if reward.clip:
+        scores = [min(max(score, -reward.clip), reward.clip) for score in scores]
+    kl_BN = ESTIMATORS[kl_estimator](logprob_BN, reference_BN)
+    reward_BN = token_rewards(torch.tensor(scores), kl_BN, lengths_B, kl_weight)
+    found = estimate(reward_BN, value_BN, is_token_BN, advantage.discount, advantage.trace)
+    advantage_BN = whiten(found.advantage_BN, is_token_BN) if advantage.whiten else found.advantage_BN
+    return Lesson(answers, is_token_BN, logprob_BN, value_BN, advantage_BN, found.return_BN)
+
+
+def token_rewards(score_B: Tensor, kl_BN: Tensor, lengths_B: Tensor, kl_weight: float) -> Tensor:
+    """What each token earned: minus the price of its KL, and the score at an answer's last token, once.
+
+    Args:
+        score_B: float32, of the whole answers.
+        kl_BN: float32, nats; 0 where there is no token.
+        lengths_B: of the answers, at least 1; the last token is the one that ended the answer, if any did.
+    Source: Ziegler et al. 2019 (arXiv 1909.08593), eq. 2, per token as Stiennon et al. 2020 (arXiv 2009.01325).
+    """
+    reward_BN = -kl_weight * kl_BN
+    reward_BN[torch.arange(len(score_B)), lengths_B - 1] += score_B
+    return reward_BN

@@ -1,0 +1,82 @@
+"""Episodes: which prompts, which token earns the score, how scores are scaled."""
+
+import pytest
+import torch
+
+from rlhf.config import AdvantageConfig, RewardShapeConfig
+from rlhf.rollout import Episode, RewardScale, lesson_of, prompts_of_step, token_rewards
+
+
+def episode(num_tokens: int, score: float, is_stopped: bool = True, ratio: float = 0.0) -> Episode:
+    return Episode(
+        prompt=[1] * 3,
+        answer=[2] * num_tokens,
+        text="",
+        is_stopped=is_stopped,
+        score=score,
+        logprob_N=torch.full((num_tokens,), -1.0 + ratio),
+        reference_N=torch.full((num_tokens,), -1.0),
+        value_N=torch.zeros(num_tokens),
+    )
+
+
+@pytest.mark.parametrize("longest", [4, 5, 9])
+def test_the_score_falls_on_the_last_token_of_each_answer_once(longest: int) -> None:
+    """Whatever the padding behind it."""
+    lengths_B = torch.tensor([1, 4, 2])
+    reward_BN = token_rewards(torch.tensor([3.0, -2.0, 5.0]), torch.zeros(3, longest), lengths_B, 0.1)
+    expected_BN = torch.zeros(3, longest)
+    for row, (length, score) in enumerate([(1, 3.0), (4, -2.0), (2, 5.0)]):
+        expected_BN[row, length - 1] = score
+    assert torch.equal(reward_BN, expected_BN)
+
+
+def test_every_token_pays_for_its_kl() -> None:
+    reward_BN = token_rewards(torch.tensor([1.0]), torch.tensor([[0.5, -0.25, 0.0]]), torch.tensor([2]), 0.2)
+    torch.testing.assert_close(reward_BN, torch.tensor([[-0.1, 1.05, 0.0]]))
+
+
+def lesson_scores(episodes: list[Episode], shape: RewardShapeConfig, scale: RewardScale) -> list[float]:
+    """What each answer earned: with values of 0, trace 1 and no KL the first token's return."""
+    advantage = AdvantageConfig(trace=1.0, whiten=False)
+    return lesson_of(episodes, scale, 0.0, shape, "k1", advantage).return_BN[:, 0].tolist()
+
+
+def test_an_answer_that_does_not_end_is_fined() -> None:
+    episodes = [episode(2, 1.0), episode(3, 1.0, is_stopped=False)]
+    assert lesson_scores(episodes, RewardShapeConfig(unfinished_penalty=0.5), RewardScale()) == [1.0, 0.5]
+
+
+def test_scores_are_scaled_by_all_that_came_before_and_then_clipped() -> None:
+    scale, shape = RewardScale(), RewardShapeConfig(scale="running", clip=1.5)
+    lesson_scores([episode(1, 10.0), episode(1, -10.0)], shape, scale)
+    found = lesson_scores([episode(1, 20.0), episode(1, 4.0)], shape, scale)
+    divisor = float(torch.tensor([10.0, -10.0, 20.0, 4.0]).std(unbiased=False))
+    assert found == pytest.approx([1.5, 4 / divisor], rel=1e-6)
+
+
+def test_the_running_deviation_is_that_of_all_scores_together() -> None:
+    scale, scores = RewardScale(), torch.randn(60, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    for part in scores.split([7, 20, 1, 32]):
+        scale.update(part.tolist())
+    assert scale.divisor == pytest.approx(float(scores.std(unbiased=False)), rel=1e-5)
+
+
+def test_padding_of_a_batch_does_not_move_its_lesson() -> None:
+    shape, advantage = RewardShapeConfig(), AdvantageConfig(whiten=False)
+    short, long = episode(2, 1.0, ratio=0.3), episode(9, 1.0)
+    alone = lesson_of([short], RewardScale(), 0.1, shape, "k1", advantage)
+    together = lesson_of([short, long], RewardScale(), 0.1, shape, "k1", advantage)
+    torch.testing.assert_close(together.advantage_BN[0, :2], alone.advantage_BN[0])
+
+
+def test_prompts_come_pass_after_pass_and_each_once_a_pass() -> None:
+    numbers = [number for step in range(10) for number in prompts_of_step(7, 5, seed=3, step=step)]
+    for start in range(0, 49, 7):
+        assert sorted(numbers[start : start + 7]) == list(range(7))
+    assert numbers[:7] != numbers[7:14]
+
+
+def test_a_step_may_ask_more_often_than_there_are_prompts() -> None:
+    numbers = prompts_of_step(3, 8, seed=0, step=0)
+    assert sorted(numbers.count(number) for number in range(3)) == [2, 3, 3]
