@@ -10,11 +10,12 @@ from fledge.models.classifier import Classifier
 from tokenizer import chat
 
 
-@dataclass(frozen=True)
+@dataclass
 class RewardModel:
-    """A loaded reward model."""
+    """A reward model, to be trained or asked: both read a conversation as `ids` gives it."""
 
     inner: Classifier
+    num_cut: int = 0  # conversations so far that were longer than the context
 
     @classmethod
     def open(cls, path: str, device: str = "cpu") -> "RewardModel":
@@ -33,17 +34,20 @@ class RewardModel:
 
         A conversation that is too long for the context loses its beginning.
         """
-        ids = [self._ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        ids = [self.ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         return [float(reward) for reward in self.inner.logits(ids)[:, 0]]
 
-    def _ids(self, prompt: Sequence[Message], answer: str) -> list[int]:
+    def ids(self, prompt: Sequence[Message], answer: str) -> list[int]:
+        """What the model reads of one answer; the reward is read at the last id."""
         tokenizer = self.inner.tokenizer
         messages = [*prompt, {"role": "assistant", "content": answer}]
         if tokenizer.chat_template is not None:
             ids = chat.render(tokenizer, messages).ids
         else:
             ids = tokenizer.encode("\n\n".join(message["content"] for message in messages))
-        limit = (
-            getattr(self.inner.model.config, "max_position_embeddings", None) or classifier.CONTEXT_DEFAULT
-        )
+        while ids and ids[-1] == self.inner.pad_id:  # transformers' classes would take it for padding
+            ids.pop()
+        config = self.inner.model.config
+        limit = getattr(config, "max_position_embeddings", None) or classifier.CONTEXT_DEFAULT
+        self.num_cut += len(ids) > limit
         return ids[-limit:] or [tokenizer.end_of_text_id]

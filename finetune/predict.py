@@ -28,7 +28,7 @@ def run(settings: PredictConfig) -> dict[str, Any]:
     made = classifier.load(settings.model, device.resolve_device(settings.device, "--device"))
     texts: Iterator[Text] = _texts(found) if found else ((text, None) for text in settings.text)
     count = 0
-    with _writer(settings.out) as write, console.progress("predicting", unit="texts") as bar:
+    with writer(settings.out) as write, console.progress("predicting", unit="texts") as bar:
         for answer in answers(made, texts, settings.batch_tokens):
             write(json.dumps(answer, ensure_ascii=False))
             count += 1
@@ -63,7 +63,7 @@ def _texts(found: list[sources.Source]) -> Iterator[Text]:
 
 
 @contextlib.contextmanager
-def _writer(out: str | None) -> Iterator[Any]:
+def writer(out: str | None) -> Iterator[Any]:
     """What writes a line: to stdout, or to a file that is there when all is written, or not at all."""
     if out is None:
         yield console.result

@@ -52,7 +52,7 @@ def sentence(best: str, difference: Difference) -> str:
     """How the model stands to the best baseline."""
     points = 100 * difference.value
     test = f"{points:+.2f} points of accuracy (95 % {100 * difference.low:+.2f} to {100 * difference.high:+.2f}, "
-    test += f"exact paired p = {difference.p:.3g})"
+    test += f"paired p = {difference.p:.3g})"
     if beats(difference):
         return f"The model beats the best baseline, {best}: {test}."
     if difference.p < 0.05:
@@ -116,7 +116,7 @@ def _summary(
                 judged.labels[row["chosen"]],
                 judged.labels[row["truth"]],
                 row["where"],
-                _one_line(row["text"]),
+                one_line(row["text"]),
             ]
             for row in mistakes
         ]
@@ -127,6 +127,7 @@ def _summary(
     return "\n\n".join(part for part in parts if part)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text as a cell of a table."""
     flat = " ".join(text.split()).replace("|", "/")
     return flat if len(flat) <= 80 else flat[:77] + "..."

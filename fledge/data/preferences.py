@@ -89,11 +89,12 @@ def read(inputs: Sequence[str], held_out_share: float, max_bad_share: float = 0.
     return Preferences(train, held_out, found.sources, duplicates, num_bad)
 
 
-def split(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
-    """The pairs that stay, in order, and a share of the prompts with all their pairs, at least one; by their hash."""
-    limit = max(share * 2**64, min((pair.hash for pair in pairs), default=0) + 1)
-    held_out = sorted((pair for pair in pairs if pair.hash < limit), key=lambda pair: pair.hash)
-    return [pair for pair in pairs if pair.hash >= limit], held_out
+def split(pairs: Sequence[Pair], share: float, start: float = 0.0) -> tuple[list[Pair], list[Pair]]:
+    """The pairs that stay, in order, and those of a share of all hashes from `start` on, of at least one prompt."""
+    first = start * 2**64
+    limit = max(first + share * 2**64, min((p.hash for p in pairs if p.hash >= first), default=0) + 1)
+    held_out = sorted((p for p in pairs if first <= p.hash < limit), key=lambda pair: pair.hash)
+    return [pair for pair in pairs if not first <= pair.hash < limit], held_out
 
 
 def of_row(row: Row) -> Pair:
@@ -124,6 +125,8 @@ def of_row(row: Row) -> Pair:
 
 def _prompt(values: Mapping[str, Any]) -> list[Message]:
     """The messages before the answers, none where the answers bring them."""
+    if values.get("prompt") in ("", []):
+        raise ValueError("the prompt is empty")
     asked = {name: values[name] for name in (*_PROMPTS, "input") if values.get(name)}
     if not asked.keys() & set(_PROMPTS):
         return []

@@ -18,6 +18,12 @@ class Prompt:
     messages: list[Message]
     reference: str | None
 
+    @property
+    def plain(self) -> str | list[Message]:
+        """The text alone where a user's message is all there is, else the messages."""
+        is_plain = len(self.messages) == 1 and self.messages[0]["role"] == "user"
+        return self.messages[0]["content"] if is_plain else self.messages
+
 
 def of_row(values: Mapping[str, Any]) -> Prompt:
     """The prompt in a row of any known format, or in its `prompt`, `messages` or `instruction` alone.

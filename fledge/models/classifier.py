@@ -213,7 +213,7 @@ def from_base(path: str | Path, labels: Sequence[str], device: str = "cpu") -> C
         num_labels=len(labels),
         id2label=numbered,
         label2id={name: number for number, name in numbered.items()},
-        problem_type="single_label_classification",
+        problem_type="single_label_classification" if len(labels) > 1 else "regression",
     )
     return _assembled(model, folder, list(labels), None)
 

@@ -1,0 +1,216 @@
+"""`fledge rlhf reward`: preferences and any model to a reward model, measured beside simple baselines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from eval.reward import RewardModel
+from finetune import calibration
+from fledge import console, lineage, model_card, plots, trainer_bridge
+from fledge.data import preferences
+from fledge.data import sources as src
+from fledge.data.preferences import Pair, Preferences
+from fledge.errors import DataError
+from fledge.metrics_log import read_metrics
+from fledge.models import adapters, classifier
+from fledge.models.classifier import pad
+from fledge.models.folder import find_model
+from fledge.rundir import RunFolder, require_disk
+from fledge.tokens import TextTokenizer
+from fledge.trainer_bridge import Batch, Job, Progress
+from rlhf import preference_baselines, reward_verdict
+from rlhf.config import RewardConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Both conversations of a pair as ids."""
+
+    chosen: list[int]
+    rejected: list[int]
+    margin: float  # by which the chosen one should lead at least
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pairs by what they are for; no prompt is in two parts."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+
+
+def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train and measure a reward model in a run folder; see RewardConfig."""
+    data = preferences.read(settings.data, settings.test_share, settings.max_bad_share)
+    train, validation = preferences.split(data.train, settings.validation.share, settings.test_share)
+    if not train:
+        raise DataError(
+            f"{', '.join(settings.data)}: nothing to train on; give pairs for three prompts or more"
+        )
+    parts = Parts(train, validation, data.held_out)
+    if settings.margin and not all(pair.strength is not None for pair in train):
+        raise DataError(
+            f"--margin {settings.margin:g}: not all pairs have a '{preferences.STRENGTH}'; take 0"
+        )
+    torch.manual_seed(settings.run.seed)
+    made = RewardModel(classifier.from_base(settings.model, ["reward"]))
+    rows = encode(made, parts.train, settings.margin)
+    checked = encode(made, parts.validation)
+    settings = trainer_bridge.resolved(settings, len(rows))
+    folder.freeze(settings)
+    folder.track_with(settings.run.trackers)
+    _record(settings, folder, data, made)
+    facts: dict[str, Any] = {
+        "train_pairs": len(parts.train),
+        "validation_pairs": len(parts.validation),
+        "duplicates": data.duplicates,
+        "rejects": data.rejects,
+    }
+    console.note(
+        f"{len(train)} pairs to train on, {len(validation)} to validate, {len(parts.test)} to test; "
+        f"{settings.run.max_steps} steps of {settings.batch.examples} ({settings.run.device}, {settings.run.dtype})"
+    )
+    progress = _train(settings, folder, made, rows, checked)
+    facts |= {"steps": progress.step, "best_step": progress.best_step} | _merge(made, checked[:16])
+    facts["temperature"] = _calibrate(made, checked)
+    test = encode(made, parts.test)
+    facts["cut"] = made.num_cut
+    if made.num_cut:
+        console.warn(
+            f"{made.num_cut} answers with their prompts are longer than the context: beginnings left out"
+        )
+    reward_N2 = rewards(made, test)
+    baselines = preference_baselines.margins(parts.train, parts.test)
+    _write(folder, parts.test, reward_N2, baselines)
+    plots.loss_curve(
+        read_metrics(folder.path), folder.path / "loss.png", {"chance": np.log(2)}, "loss", "nats/pair"
+    )
+    result = reward_verdict.give(folder, parts.test, reward_N2[:, 0] - reward_N2[:, 1], baselines, facts)
+    _publish(folder, made, result)
+    return result
+
+
+def encode(made: RewardModel, pairs: Sequence[Pair], margin: float = 0.0) -> list[Row]:
+    """The pairs as the model reads them; margins are this times a pair's strength."""
+    return [
+        Row(
+            made.ids(pair.prompt, pair.chosen),
+            made.ids(pair.prompt, pair.rejected),
+            margin * (pair.strength or 0.0),
+        )
+        for pair in pairs
+    ]
+
+
+def rewards(made: RewardModel, rows: Sequence[Row]) -> np.ndarray:
+    """float32 (N, 2): what the model gives to the chosen and to the rejected answers."""
+    both = made.inner.logits([row.chosen for row in rows] + [row.rejected for row in rows])[:, 0]
+    return both.reshape(2, len(rows)).T
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+    """A batch for TRL's reward loss: all chosen conversations, then all rejected ones, padded to the right."""
+    ids_BT, is_real_BT = pad([row.chosen for row in rows] + [row.rejected for row in rows], pad_id)
+    return {
+        "input_ids": ids_BT,
+        "attention_mask": is_real_BT,
+        "margin": torch.tensor([row.margin for row in rows]),
+        "num_tokens": int(is_real_BT.sum()),
+    }
+
+
+def _record(settings: RewardConfig, folder: RunFolder, data: Preferences, made: RewardModel) -> None:
+    """Check the disk, and write parents and data to lineage.json."""
+    size = 4 * sum(parameter.numel() for parameter in made.inner.model.parameters())
+    needed = 3 * size * (settings.run.keep_checkpoints + 2) + size
+    require_disk(folder.path, needed, "the checkpoints and the model")
+    facts = {
+        "parents": [lineage.parent(find_model(settings.model), "model")],
+        "tokenizer": made.inner.tokenizer.fingerprint,
+        "chat_template": lineage.sha256_text(made.inner.tokenizer.chat_template or ""),
+        "data": {"sources": src.describe(data.sources), "pairs": len(data.train) + len(data.held_out)},
+    }
+    if folder.resumes_from:
+        lineage.require_same(folder.path, facts)
+    folder.add_lineage(**facts)
+
+
+def _train(
+    settings: RewardConfig, folder: RunFolder, made: RewardModel, rows: list[Row], validation: list[Row]
+) -> Progress:
+    """Train the model with TRL's loss; afterwards it has the weights of the best step."""
+    own = made.inner
+    own.model.to(settings.run.device)
+    if settings.lora.rank:
+        lora = settings.lora.model_dump()
+        own.model = adapters.add_lora(own.model, **lora, seed=settings.run.seed, task="SEQ_CLS")
+
+    def check(model: nn.Module) -> dict[str, float]:
+        margin_N = np.subtract(*rewards(made, validation).T)
+        loss = float(np.logaddexp(0, -margin_N).mean())
+        return {"validation_loss": loss, "validation_accuracy": float((margin_N > 0).mean())}
+
+    # TRL pads with its tokenizer's token, and tells the model so.
+    roles = own.tokenizer.roles | {"pad_token": str(own.tokenizer.inner.id_to_token(own.pad_id))}
+    job = Job(
+        model=own.model,
+        examples=rows,
+        lengths=[max(len(row.chosen), len(row.rejected)) for row in rows],
+        collate=lambda batch: collate(batch, own.pad_id),
+        loss=None,
+        num_targets=lambda batch: len(batch["margin"]),
+        check=check,
+        tokenizer=TextTokenizer(own.tokenizer.inner, roles, own.tokenizer.chat_template),
+        arguments={"center_rewards_coefficient": settings.center_rewards or None},
+    )
+    return trainer_bridge.train(job, settings, folder, "trl-reward")
+
+
+def _merge(made: RewardModel, rows: Sequence[Row]) -> dict[str, Any]:
+    """Put adapters, if there are any, into the weights; how far that moved a reward."""
+    if not hasattr(made.inner.model, "merge_and_unload"):
+        return {}
+    before = rewards(made, rows)
+    made.inner.model = made.inner.model.merge_and_unload()
+    return {"merge_max_logit_difference": float(np.abs(rewards(made, rows) - before).max())}
+
+
+def _calibrate(made: RewardModel, rows: Sequence[Row]) -> float:
+    """Put into the head the temperature at which sigmoid(difference) is best as a probability on these pairs."""
+    found = calibration.temperature(rewards(made, rows), np.zeros(len(rows), dtype=int))
+    with torch.no_grad():
+        for parameter in classifier.head(made.inner.model).parameters():
+            parameter.div_(found)
+    return found
+
+
+def _write(
+    folder: RunFolder, pairs: Sequence[Pair], reward_N2: np.ndarray, baselines: dict[str, np.ndarray]
+) -> None:
+    """Write what the model and the baselines say of each test pair."""
+    lines = []
+    for n, pair in enumerate(pairs):
+        row = {
+            "where": pair.where,
+            "prompt": pair.prompt,
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "reward_chosen": float(reward_N2[n, 0]),
+            "reward_rejected": float(reward_N2[n, 1]),
+            "baselines": {name: float(margin_N[n]) for name, margin_N in baselines.items()},
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    folder.write(reward_verdict.PREDICTIONS, "".join(lines))
+
+
+def _publish(folder: RunFolder, made: RewardModel, result: dict[str, Any]) -> None:
+    with folder.publish("model") as partial:
+        made.inner.save(partial)
+        card = model_card.write(folder.path.name, lineage.read(folder.path), reward_verdict.sentences(result))
+        (partial / "README.md").write_text(card, encoding="utf-8")
