@@ -2,4 +2,15 @@
 
 from fledge.options import StageGroup
 
-cli = StageGroup("rlhf", ["reward", "score"], help="Reward models, PPO, DPO and GRPO.")
+cli = StageGroup(
+    "rlhf",
+    [
+        "reward",
+        "score",
+        "ppo",
+        "dpo",
+        "grpo",
+        "compare",
+    ],
+    help="Reward models, PPO, DPO and GRPO.",
+)

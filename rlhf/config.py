@@ -6,13 +6,269 @@ from pydantic import Field, model_validator
 
 from finetune.config import BatchConfig, LoraConfig, OptimConfig, ValidationConfig
 from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig
+from rlhf.trl_config import DpoConfig as DpoConfig
+from rlhf.trl_config import GrpoConfig as GrpoConfig
+from rlhf.trl_config import SamplingConfig as SamplingConfig
 
 
-class SamplingConfig(Config):
-    """How the policy writes answers."""
+class RolloutConfig(Config):
+    """The answers that a step learns from."""
 
-    max_new_tokens: int = Field(64, ge=1, description="an answer", json_schema_extra={"unit": "tokens"})
-    temperature: float = Field(1.0, gt=0, description="of sampling and of all log-probabilities")
+    episodes: int = Field(128, ge=2, description="answers a step", json_schema_extra={"unit": "episodes"})
+    at_once: int = Field(
+        128, ge=1, description="answers written side by side", json_schema_extra={"unit": "episodes"}
+    )
+
+
+class PpoBatchConfig(Config):
+    """How often, and in what portions, the answers of a step are learned from."""
+
+    epochs: int = Field(4, ge=1, description="passes over the answers of a step")
+    minibatch: int = Field(
+        32, ge=1, description="answers an optimizer update", json_schema_extra={"unit": "episodes"}
+    )
+    microbatch: int = Field(
+        32, ge=1, description="answers in one forward and backward", json_schema_extra={"unit": "episodes"}
+    )
+
+
+class PpoOptimConfig(Config):
+    """AdamW for policy and critic, each its own."""
+
+    learning_rate: float = Field(3e-5, gt=0, description="of the policy, the peak")
+    critic_learning_rate: float = Field(1e-4, gt=0, description="of the critic, the peak")
+    critic_warmup: int = Field(
+        0,
+        ge=0,
+        description="first steps, in which the critic alone learns",
+        json_schema_extra={"unit": "steps"},
+    )
+    schedule: Literal["constant", "linear"] = Field(
+        "linear", description="learning rates stay, or fall to 0 at the last step"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, scaled by the learning rate")
+    beta2: float = Field(0.95, gt=0, lt=1, description="decay of the second moment")
+    clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0: not clipped")
+
+
+class ClipConfig(Config):
+    """How far one step may move policy and critic."""
+
+    ratio: float = Field(0.2, gt=0, description="beyond 1 +- this a probability ratio earns nothing more")
+    value: float = Field(
+        0.2, ge=0, description="beyond this from the old value a critic earns nothing more; 0: free"
+    )
+    stop_kl: float = Field(
+        0.0,
+        ge=0,
+        description="from the policy that sampled, at which a step ends early; 0: never",
+        json_schema_extra={"unit": "nats/token"},
+    )
+    entropy: float = Field(0.0, ge=0, description="weight of the entropy in the policy's loss")
+
+
+class AdvantageConfig(Config):
+    """Generalised advantage estimation."""
+
+    discount: float = Field(1.0, gt=0, le=1, description="gamma, a token")
+    trace: float = Field(0.95, ge=0, le=1, description="lambda, a token")
+    whiten: bool = Field(True, description="to mean 0 and variance 1 over the tokens of a step")
+
+
+class KlConfig(Config):
+    """The price of leaving the reference."""
+
+    weight: float = Field(
+        0.05, ge=0, description="beta, reward a nat; the first one where it is led to a target"
+    )
+    estimator: Literal["k1", "k3"] = Field(
+        "k1", description="of each token's KL in the reward; see rlhf/kl.py"
+    )
+    target: float = Field(
+        0.0,
+        ge=0,
+        description="the weight is led to this KL; 0: it is fixed",
+        json_schema_extra={"unit": "nats"},
+    )
+    horizon: int = Field(
+        2000, ge=1, description="how slowly it is led", json_schema_extra={"unit": "episodes"}
+    )
+    budget: float = Field(
+        0.0,
+        ge=0,
+        description="training ends when a step's mean KL an answer passes this; 0: never",
+        json_schema_extra={"unit": "nats"},
+    )
+
+
+class RewardShapeConfig(Config):
+    """What is done to a score before it is learned from."""
+
+    scale: Literal["none", "running"] = Field("none", description="running: by its standard deviation so far")
+    clip: float = Field(0.0, ge=0, description="to +- this, after scaling; 0: not clipped")
+    unfinished_penalty: float = Field(
+        1.0, ge=0, description="taken from the score of an answer that does not end by itself"
+    )
+
+
+class PpoValidationConfig(Config):
+    """Answers to held-out prompts, always the same ones."""
+
+    share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="of the prompts to hold out, by a hash of the prompt",
+        json_schema_extra={"unit": "ratio"},
+    )
+    every: int = Field(5, ge=1, description="between checks", json_schema_extra={"unit": "steps"})
+    prompts: int = Field(64, ge=1, description="answered in a check", json_schema_extra={"unit": "prompts"})
+    at_end: int = Field(
+        256,
+        ge=2,
+        description="answered at the end, and by the parent, for the result and its interval",
+        json_schema_extra={"unit": "prompts"},
+    )
+    samples: int = Field(
+        4, ge=0, description="of these answers kept in samples.jsonl", json_schema_extra={"unit": "prompts"}
+    )
+
+
+class RlEngineConfig(Config):
+    """What makes the updates: plain PyTorch in one process, or DeepSpeed in several."""
+
+    kind: Literal["auto", "torch", "deepspeed"] = Field(
+        "auto", description="auto: deepspeed where there are several processes or zero is given, else torch"
+    )
+    zero: int | None = Field(None, ge=0, le=2, description="DeepSpeed's ZeRO stage; none: 0")
+    patience: float = Field(
+        45.0,
+        gt=0,
+        description="until a process without progress is given up",
+        json_schema_extra={"unit": "s"},
+    )
+
+
+class PpoConfig(CommandConfig):
+    """Train a model by PPO to write what a reward scores high, at a price for leaving the model it was.
+
+    A step writes answers to prompts, has them scored, and learns from them in several optimizer updates.
+    """
+
+    stage: ClassVar[str] = "rlhf"
+    command: ClassVar[str] = "ppo"
+    trains: ClassVar[bool] = True
+    distributed: ClassVar[bool] = True
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
+
+    model: str = Field(
+        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
+    )
+    reward: str = Field(
+        description="a reward model's folder, NAME or NAME:ARGUMENT of rlhf/rewards, or a file with score()"
+    )
+    prompts: list[str] = Field(
+        min_length=1,
+        description="rows with prompt, messages or instruction: files, folders, globs; repeatable",
+    )
+    gold: str | None = Field(
+        None, description="a second reward that is measured and never learned from: shows over-optimisation"
+    )
+    max_bad_share: float = Field(
+        0.01, ge=0, le=1, description="of rows without a prompt that are passed over"
+    )
+    sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    batch: PpoBatchConfig = PpoBatchConfig()
+    optim: PpoOptimConfig = PpoOptimConfig()
+    clip: ClipConfig = ClipConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    kl: KlConfig = KlConfig()
+    scores: RewardShapeConfig = RewardShapeConfig()
+    lora: LoraConfig = LoraConfig()
+    validation: PpoValidationConfig = PpoValidationConfig()
+    engine: RlEngineConfig = RlEngineConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _divides(self) -> "PpoConfig":
+        if self.rollout.episodes % self.batch.minibatch:
+            raise ValueError(
+                f"batch.minibatch {self.batch.minibatch} does not divide rollout.episodes {self.rollout.episodes}"
+            )
+        return self
+
+
+class CompareSamplingConfig(Config):
+    """How many answers are compared, and how they are written."""
+
+    reference: int = Field(
+        256, ge=20, description="answers of the reference a prompt", json_schema_extra={"unit": "answers"}
+    )
+    policy: int = Field(
+        16, ge=1, description="answers of each run a prompt", json_schema_extra={"unit": "answers"}
+    )
+    max_new_tokens: int = Field(
+        0,
+        ge=0,
+        description="an answer; 0: as the runs were trained, else 64",
+        json_schema_extra={"unit": "tokens"},
+    )
+    temperature: float = Field(
+        0.0, ge=0, description="of sampling and log-probabilities; 0: as the runs were trained, else 1"
+    )
+    at_once: int = Field(
+        128,
+        ge=1,
+        description="answers written side by side; changes none of them",
+        json_schema_extra={"unit": "answers"},
+    )
+
+
+class CompareConfig(CommandConfig):
+    """Compare runs by the reward that they reach at their KL to one reference, under the best that is possible there.
+
+    Beside them stand the reference itself and best-of-n from its answers. The best possible is worked out from many
+    answers of the reference; each run's gain is told as a share of it.
+    """
+
+    stage: ClassVar[str] = "rlhf"
+    command: ClassVar[str] = "compare"
+
+    runs: list[str] = Field(
+        [],
+        description="runs of ppo, dpo and grpo, or model folders; all from one reference",
+        json_schema_extra={"argument": True},
+    )
+    reference: str = Field("", description="run or model folder; none: the model that the runs began with")
+    reward: str = Field("", description="as for ppo; none: what the runs were trained on")
+    gold: str = Field("", description="a second reward, told beside the first; none: as the runs have it")
+    prompts: list[str] = Field([], description="rows with prompts, repeatable; none: those of the runs")
+    part: Literal["held-out", "all"] = Field("held-out", description="of the prompts")
+    held_out_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of the prompts, by a hash; 0: the smallest of the runs', else 0.1",
+        json_schema_extra={"unit": "ratio"},
+    )
+    max_prompts: int = Field(64, ge=2, description="the first so many", json_schema_extra={"unit": "prompts"})
+    best_of: list[int] = Field([2, 4, 16], description="n of best-of-n; repeatable")
+    sampling: CompareSamplingConfig = CompareSamplingConfig()
+    seed: int = Field(0, ge=0, description="of the answers and of the intervals")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, else mps, else cpu"
+    )
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "CompareConfig":
+        if not self.runs and not self.reference:
+            raise ValueError("name runs to compare, or a model alone with --reference")
+        wrong = [n for n in self.best_of if not 2 <= n <= self.sampling.reference // 2]
+        if wrong:
+            half = self.sampling.reference // 2
+            raise ValueError(f"--best-of {wrong[0]}: from 2 to {half}, half of the reference's answers")
+        return self
 
 
 class RewardConfig(CommandConfig):
