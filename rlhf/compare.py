@@ -1,0 +1,200 @@
+"""`fledge rlhf compare`: what each run gained, at its KL to the reference, of what could be gained there."""
+
+import json
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune import vocabulary
+from fledge import console, lineage, plots
+from fledge.data.sources import describe
+from fledge.errors import DataError
+from fledge.models import generation
+from fledge.models.folder import load_model
+from fledge.models.generation import Sampling
+from fledge.rundir import RunFolder
+from fledge.tokens import TextTokenizer
+from rlhf import contestants, drawn, frontier, prompts, scoring, standing
+from rlhf.config import CompareConfig
+from rlhf.drawn import Drawn, Judges
+from rlhf.policy import Policy
+from rlhf.prompts import Asked
+from rlhf.standing import Number, Standing
+
+CURVE_POINTS = 60
+
+
+def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
+    """Compare runs in a run folder; see CompareConfig."""
+    found = contestants.find(settings.runs)
+    settings = contestants.resolved(settings, found)
+    folder.freeze(settings)
+    path = contestants.reference(settings.reference, found)
+    tokenizer = TextTokenizer.from_folder(path)
+    contestants.check_tokenizers(found, path, tokenizer)
+    reward = scoring.open_reward(settings.reward, settings.device)
+    gold = scoring.open_reward(settings.gold, settings.device) if settings.gold else None
+    scoring.announce(reward, tokenizer)
+    model = load_model(path, device=settings.device)
+    asked = _asked(settings, tokenizer, generation.context_of(model), folder)
+    folder.add_lineage(
+        parents=[lineage.parent(path, "reference"), *(lineage.parent(one.path, "policy") for one in found)],
+        tokenizer=tokenizer.fingerprint,
+        rewards=[one.identity for one in (reward, gold) if one],
+    )
+    wanted = settings.sampling
+    sampling = Sampling(
+        max_new_tokens=wanted.max_new_tokens,
+        temperature=wanted.temperature,
+        stop_ids=vocabulary.stop_ids(tokenizer) if tokenizer.chat_template else (tokenizer.end_of_text_id,),
+        seed=settings.seed,
+    )
+
+    def answers(model: Any, num: int, reference: Policy | None, who: str) -> Drawn:
+        written = drawn.draw(model, asked, num, sampling, tokenizer, wanted.at_once, who)
+        return drawn.judge(asked, written, Judges(reference, reward, gold), who)
+
+    own, judge = answers(model, wanted.reference, None, "reference"), Policy(model, wanted.temperature)
+    theirs = [
+        answers(load_model(one.path, device=settings.device), wanted.policy, judge, one.name) for one in found
+    ]
+    num_told = min([wanted.policy, *(wanted.reference // n for n in settings.best_of)])
+    points = [
+        standing.mean_point("reference", "reference", own, num_told),
+        *(standing.best_of(n, own, num_told) for n in settings.best_of),
+        *(standing.mean_point(o.name, o.method, x, num_told) for o, x in zip(found, theirs, strict=True)),
+    ]
+    against = Standing(points[0], own, settings.seed)
+    result = {
+        "reference": str(path),
+        "reward": reward.name,
+        "gold": gold.name if gold else None,
+        "prompts": len(asked),
+        "trusted_kl": against.trusted_kl,
+        "policies": [against.line(point) for point in points],
+        "frontier": against.told_frontier(),
+        "flags": against.flags(points),
+    }
+    names = ["reference", *(one.name for one in found)]
+    folder.write("answers.jsonl", _first_answers(asked, dict(zip(names, [own, *theirs], strict=True))))
+    _draw(result, against, folder.path / "frontier.png")
+    folder.write_summary(_summary(settings, result, folder))
+    return result
+
+
+def _asked(settings: CompareConfig, tokenizer: TextTokenizer, context: int, folder: RunFolder) -> list[Asked]:
+    """The prompts to compare on.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    room = context - settings.sampling.max_new_tokens
+    found = prompts.read(settings.prompts, tokenizer, room, settings.held_out_share)
+    folder.add_lineage(data={"sources": describe(found.sources)})
+    asked = found.held_out + (found.train if settings.part == "all" else [])
+    if len(asked) < 2:
+        raise DataError(
+            f"{', '.join(settings.prompts)}: of {len(found.train) + 1} prompts 1 is held out, and a comparison needs "
+            "two at least; give more prompts, or --part all if none of them was trained on"
+        )
+    return asked[: settings.max_prompts]
+
+
+def _first_answers(asked: Sequence[Asked], everyone: dict[str, Drawn]) -> str:
+    """A JSON line for each prompt, with the first answer of each policy."""
+    lines = []
+    for row, one in enumerate(asked):
+        said = {name: {"text": x.text[row, 0], "reward": x.reward[row, 0]} for name, x in everyone.items()}
+        lines.append(json.dumps({"prompt": one.row["prompt"], "answers": said}, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _draw(result: dict[str, Any], against: Standing, file: Path) -> None:
+    """The plot: the frontier as far as the farthest policy, and all policies."""
+    policies = result["policies"]
+    end = max(result["frontier"][-1]["kl"], *(line["kl"]["value"] for line in policies))
+    curve = against.curve(end * np.linspace(0, 1, CURVE_POINTS) ** 2)
+    labels = {
+        "gain": f"reward gained: {result['reward']}",
+        "gold_gain": f"gold reward gained: {result['gold']}",
+    }
+    labels = {key: label for key, label in labels.items() if key in policies[0]}
+    plots.reward_by_kl(
+        {label: [one | one[key] for one in curve] for key, label in labels.items()},
+        [line | {label: line[key] for key, label in labels.items()} for line in policies],
+        file,
+    )
+
+
+def _summary(settings: CompareConfig, result: dict[str, Any], folder: RunFolder) -> str:
+    policies = [
+        [
+            line["name"],
+            _cell(line["kl"]),
+            f"{line['reward']:.3f}",
+            _cell(line["gain"]),
+            _cell(line["share"], 100) + ("" if line["is_trusted"] else f", at KL {line['share_kl']:.2f}"),
+            f"{line['gold']:.3f}" if "gold" in line else "",
+            _cell(line.get("gold_gain")),
+            f"{line['distinct_2']:.3f}",
+            f"{line['answer_tokens']:.1f}",
+            f"{line['stopped_share']:.0%}",
+            f"{line['perplexity']:.2f}",
+        ]
+        for line in result["policies"]
+    ]
+    header = ["policy", "KL", "reward", "gain", "% of possible", "gold", "gold gain"]
+    best = [
+        [
+            f"{line['kl']:.2f}",
+            _cell(line["gain"]),
+            _cell(line.get("gold_gain")),
+            f"{line['beta'] or inf:.3g}",
+            f"{line['effective_answers']:.0f}",
+            f"{line['thin_share']:.0%}",
+            f"{line['shortfall']:.3f}",
+        ]
+        for line in result["frontier"]
+    ]
+    least, sampling = f"{frontier.LEAST_EFFECTIVE:.0f}", settings.sampling
+    best_header = [
+        "KL",
+        "gain",
+        "gold gain",
+        "beta",
+        "effective answers",
+        f"prompts below {least}",
+        "too low by",
+    ]
+    lines = [
+        f"# {folder.path}",
+        "",
+        f"Reference: {result['reference']}; reward: {result['reward']}. {result['prompts']} prompts, "
+        f"{sampling.reference} answers of the reference to each and {sampling.policy} of each run, of up to "
+        f"{sampling.max_new_tokens} tokens, at temperature {sampling.temperature:g}.",
+        "",
+        console.table(policies, [*header, "distinct-2", "tokens", "stopped", "perplexity"]),
+        "",
+        "KL: to the reference, nats an answer. % of possible: of the highest gain at that KL that any policy can have, "
+        f"by the table below; beyond its end, where fewer than {least} answers carry it, of the gain there. "
+        "Perplexity: under the reference. In parentheses: 95 % intervals over prompts.",
+        "",
+        console.table(best, best_header),
+        "",
+        *(f"- {flag}" for flag in result["flags"]),
+        f"plot: {folder.path}/frontier.png; an answer of each to every prompt: {folder.path}/answers.jsonl",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(number: Number | None, scale: int = 1) -> str:
+    """A value and its interval, to be read."""
+    if number is None or number["value"] is None:
+        return ""
+    value, low, high = (
+        "?" if n is None else f"{scale * n:.{0 if scale == 100 else 3}f}" for n in number.values()
+    )
+    return f"{value} ({low} to {high})"
