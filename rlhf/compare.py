@@ -30,9 +30,9 @@ CURVE_POINTS = 60
 def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
     """Compare runs in a run folder; see CompareConfig."""
     found = contestants.find(settings.runs)
+    path = contestants.reference(settings.reference, found)
     settings = contestants.resolved(settings, found)
     folder.freeze(settings)
-    path = contestants.reference(settings.reference, found)
     tokenizer = TextTokenizer.from_folder(path)
     contestants.check_tokenizers(found, path, tokenizer)
     reward = scoring.open_reward(settings.reward, settings.device)
@@ -45,7 +45,7 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
         tokenizer=tokenizer.fingerprint,
         rewards=[one.identity for one in (reward, gold) if one],
     )
-    wanted = settings.sampling
+    wanted, penalty = settings.sampling, settings.unfinished_penalty or 0.0
     sampling = Sampling(
         max_new_tokens=wanted.max_new_tokens,
         temperature=wanted.temperature,
@@ -55,7 +55,7 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
 
     def answers(model: Any, num: int, reference: Policy | None, who: str) -> Drawn:
         written = drawn.draw(model, asked, num, sampling, tokenizer, wanted.at_once, who)
-        return drawn.judge(asked, written, Judges(reference, reward, gold), who)
+        return drawn.judge(asked, written, Judges(reference, reward, gold, penalty), who)
 
     own, judge = answers(model, wanted.reference, None, "reference"), Policy(model, wanted.temperature)
     theirs = [
@@ -71,6 +71,7 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
     result = {
         "reference": str(path),
         "reward": reward.name,
+        "unfinished_penalty": penalty,
         "gold": gold.name if gold else None,
         "prompts": len(asked),
         "trusted_kl": against.trusted_kl,
@@ -172,9 +173,10 @@ def _summary(settings: CompareConfig, result: dict[str, Any], folder: RunFolder)
     lines = [
         f"# {folder.path}",
         "",
-        f"Reference: {result['reference']}; reward: {result['reward']}. {result['prompts']} prompts, "
-        f"{sampling.reference} answers of the reference to each and {sampling.policy} of each run, of up to "
-        f"{sampling.max_new_tokens} tokens, at temperature {sampling.temperature:g}.",
+        f"Reference: {result['reference']}; reward: {result['reward']}, less {result['unfinished_penalty']:g} for an "
+        f"answer that does not end by itself. {result['prompts']} prompts, {sampling.reference} answers of the "
+        f"reference to each and {sampling.policy} of each run, of up to {sampling.max_new_tokens} tokens, at "
+        f"temperature {sampling.temperature:g}.",
         "",
         console.table(policies, [*header, "distinct-2", "tokens", "stopped", "perplexity"]),
         "",

@@ -196,6 +196,8 @@ class PpoConfig(CommandConfig):
             raise ValueError(
                 f"batch.minibatch {self.batch.minibatch} does not divide rollout.episodes {self.rollout.episodes}"
             )
+        if self.lora.dropout:
+            raise ValueError("lora.dropout: PPO needs the probabilities it sampled with, so without dropout")
         return self
 
 
@@ -242,6 +244,11 @@ class CompareConfig(CommandConfig):
     )
     reference: str = Field("", description="run or model folder; none: the model that the runs began with")
     reward: str = Field("", description="as for ppo; none: what the runs were trained on")
+    unfinished_penalty: float | None = Field(
+        None,
+        ge=0,
+        description="less reward for an answer that does not end by itself; none: as the runs were trained, else 0",
+    )
     gold: str = Field("", description="a second reward, told beside the first; none: as the runs have it")
     prompts: list[str] = Field([], description="rows with prompts, repeatable; none: those of the runs")
     part: Literal["held-out", "all"] = Field("held-out", description="of the prompts")
@@ -262,8 +269,6 @@ class CompareConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _is_possible(self) -> "CompareConfig":
-        if not self.runs and not self.reference:
-            raise ValueError("name runs to compare, or a model alone with --reference")
         wrong = [n for n in self.best_of if not 2 <= n <= self.sampling.reference // 2]
         if wrong:
             half = self.sampling.reference // 2

@@ -15,9 +15,11 @@ from fledge.models.folder import find_model, read_config
 from fledge.tokens import TextTokenizer
 from rlhf.config import CompareConfig
 
+_UNSET = CompareConfig()
 # Settings that may be left open: where they stand in a run's config.yaml, and what they are where no run says.
 _OPEN: dict[str, tuple[str, Any]] = {
     "reward": ("reward", None),
+    "unfinished_penalty": ("scores.unfinished_penalty", 0.0),
     "gold": ("gold", ""),
     "prompts": ("prompts", None),
     "held_out_share": ("validation.share", 0.1),
@@ -72,7 +74,7 @@ def resolved(asked: CompareConfig, found: Sequence[Contestant]) -> CompareConfig
     values: dict[str, Any] = {"device": resolve_device(asked.device, "--device")}
     for own, (key, default) in _OPEN.items():
         leaf = tuple(own.split("."))
-        if config.get(asked, leaf):
+        if config.get(asked, leaf) != config.get(_UNSET, leaf):
             continue
         said = {one.name: value for one in found if (value := _at(one.settings, key)) is not None}
         if own == "held_out_share":  # by a hash: the smaller part lies within the larger ones
@@ -100,6 +102,8 @@ def reference(name: str, found: Sequence[Contestant]) -> Path:
     """
     if name:
         return find_model(name)
+    if not found:
+        raise RunError("name runs to compare, or a model alone with --reference")
     began = {one.name: one.parent for one in found}
     for run, parent in began.items():
         if parent is None:

@@ -60,6 +60,7 @@ class Judges:
     reference: Policy | None  # None: the answers are the reference's own
     reward: Reward
     gold: Reward | None
+    unfinished_penalty: float = 0.0  # taken from the reward of an answer that did not end by itself
 
 
 def draw(
@@ -105,14 +106,16 @@ def judge(
             if judges.reference:
                 scored = judges.reference.scored(Answers([one.ids] * len(ids), ids))
                 reference_nats = np.array([float(logprob_N.double().sum()) for logprob_N in scored])
+            has_stopped = np.array([completion.finish == "stop" for completion, _ in written])
             rows.append(
                 {
                     "text": np.array(texts, dtype=object),
                     "tokens": np.array([len(answer) for answer in ids]),
-                    "has_stopped": np.array([completion.finish == "stop" for completion, _ in written]),
+                    "has_stopped": has_stopped,
                     "kl": nats - reference_nats,
                     "reference_nats": reference_nats,
-                    "reward": np.array(judges.reward.score(same, texts)),
+                    "reward": np.array(judges.reward.score(same, texts))
+                    - judges.unfinished_penalty * ~has_stopped,
                 }
                 | ({"gold": np.array(judges.gold.score(same, texts))} if judges.gold else {})
             )

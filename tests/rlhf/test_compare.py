@@ -139,6 +139,17 @@ def test_the_reference_is_at_no_distance_from_itself(
     assert found.reward.tolist() == found.gold.tolist() == [[len(text) for _, text in row] for row in written]
 
 
+def test_an_answer_that_does_not_end_loses_reward_but_no_gold(
+    qwen3: Path, tokenizer: TextTokenizer, asked: list[Asked]
+) -> None:
+    stops = Sampling(max_new_tokens=2, stop_ids=tuple(range(100)))
+    written = drawn.draw(folder.load_model(qwen3), asked, 8, stops, tokenizer, 64, "x")
+    found = drawn.judge(asked, written, Judges(None, LENGTH, LENGTH, 5.0), "x")
+    assert found.gold is not None
+    assert 0 < found.has_stopped.mean() < 1
+    np.testing.assert_array_equal(found.gold - found.reward, np.where(found.has_stopped, 0, 5))
+
+
 def answers(reward_PN: ndarray, gold_PN: ndarray | None = None) -> Drawn:
     """The reference's answers with these rewards."""
     zero = np.zeros_like(reward_PN)
@@ -300,7 +311,8 @@ def test_options_go_before_what_runs_say_and_of_shares_the_smallest_is_safe(
         )
         for share in (0.3, 0.2)
     ]
-    settings = resolved(runs, reward="village")
+    settings = resolved(runs, reward="village", unfinished_penalty=0)
+    assert settings.unfinished_penalty == 0
     assert (settings.reward, settings.prompts, settings.held_out_share) == ("village", ["p.jsonl"], 0.2)
 
 
@@ -373,16 +385,16 @@ def test_settings_that_runs_do_not_share_must_be_given(make_run: Callable[..., s
         resolved(runs[:1])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "name runs to compare, or a model alone with --reference"),
-        ({"runs": ["a"], "best_of": [200]}, "--best-of 200: from 2 to 128, half of the reference's answers"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        CompareConfig(**settings)
+def test_best_of_more_than_half_of_the_answers_is_refused() -> None:
+    with pytest.raises(
+        ValidationError, match="--best-of 200: from 2 to 128, half of the reference's answers"
+    ):
+        CompareConfig(best_of=[200])
+
+
+def test_nothing_to_compare_is_told() -> None:
+    with pytest.raises(RunError, match="name runs to compare, or a model alone with --reference"):
+        contestants.reference("", [])
 
 
 @pytest.mark.parametrize(
