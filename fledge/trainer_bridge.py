@@ -63,7 +63,7 @@ class Job:
 
     model: nn.Module
     examples: Sequence[Any]
-    collate: Callable[[list[Any]], Batch]
+    collate: Callable[[list[Any]], Any]
     loss: Callable[[nn.Module, Batch], Tensor] | None
     num_targets: Callable[[Batch], int]
     lengths: Sequence[int] | None = None
@@ -75,8 +75,8 @@ class Job:
     tokenizer: TextTokenizer | None = None  # TRL's trainers want one
     arguments: dict[str, Any] = field(default_factory=dict)  # for TRL's config, such as those of its loss
     held_out: Sequence[Any] = ()  # DPO: examples that TRL's own loss is measured on at each check
-    write: Write | None = None  # GRPO: what the policy answers
-    judge: Judge | None = None  # GRPO: what the answers earn
+    write: Write | None = None  # GRPO, where `collate` gives a list of {"prompt": ids, "example": ...}
+    judge: Judge | None = None  # GRPO
 
 
 @dataclass

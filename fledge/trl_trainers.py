@@ -117,7 +117,7 @@ class _Grpo(Contract):
         loader: Any = DataLoader(
             self.job.examples,  # type: ignore[arg-type]
             batch_sampler=batches[:num_microbatches],
-            collate_fn=list,
+            collate_fn=self.job.collate,
             generator=torch.Generator(),
         )
         return self.accelerator.prepare(loader)
@@ -125,10 +125,10 @@ class _Grpo(Contract):
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Tensor:
         return torch.tensor(1, device=device)  # TRL divides for itself
 
-    def after_step(self, step: int, control: Any) -> None:
-        """See `Contract.after_step`; TRL counts prompts and answers."""
-        self.progress.tokens = int(self.state.num_input_tokens_seen)
-        super().after_step(step, control)
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        with warnings.catch_warnings():  # TRL asks transformers by a name that is to be another
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return super()._prepare_inputs(generation_batch)
 
     def figures(self) -> dict[str, float]:
         """Rewards, KL and what the answers are like; means since the last line."""
@@ -159,6 +159,7 @@ def _writer_of(job: Job) -> Any:
         assert job.write is not None
         answers = job.write(trainer.model, prompts, trainer.state.global_step)
         pairs = list(zip(prompts, answers, strict=True))
+        trainer.progress.tokens += sum(len(prompt) + len(answer) for prompt, answer in pairs)
         return {
             "prompt_ids": [prompt[:1] for prompt, _ in pairs],
             "completion_ids": [prompt[1:] + answer for prompt, answer in pairs],
