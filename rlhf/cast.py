@@ -1,6 +1,7 @@
 """Who takes part in a PPO run: policy, reference, critic, reward and prompts."""
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from finetune import vocabulary
 from fledge import console, device, lineage, processes
@@ -19,11 +21,12 @@ from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from rlhf import prompts, rollout, scoring
 from rlhf.config import PpoConfig
-from rlhf.critic import Critic
+from rlhf.critic import Critic, new_head
 from rlhf.policy import Answers, Policy
 from rlhf.prompts import Asked, Prompts
 from rlhf.rollout import Episode
 from rlhf.scoring import Reward
+from rlhf.shared_trunk import CRITIC, POLICY, SharedTrunk
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Cast:
     policy: Policy
     reference: Policy  # the parent, as it stays
     critic: Critic
+    trunk: SharedTrunk | None  # what all three share; None: each has weights of its own
     reward: Reward
     gold: Reward | None
     prompts: Prompts
@@ -60,23 +64,16 @@ class Cast:
         asked = prompts.read(
             settings.prompts, tokenizer, room, settings.validation.share, settings.max_bad_share
         )
-        reference = Policy(copy.deepcopy(model).requires_grad_(False), settings.sampling.temperature)
-        is_read_alike = reward.tokenizer and reward.tokenizer.fingerprint == tokenizer.fingerprint
-        if reward.path and is_read_alike:
-            critic = Critic.from_reward_model(reward.path, place)
+        if settings.lora.rank:
+            parts = _sharing(settings, model)
         else:
-            critic = Critic.from_policy(model)
-        console.note(
-            f"the critic begins as the {'reward model' if reward.path and is_read_alike else 'policy'}"
-        )
+            parts = _with_own_weights(settings, model, _critic(reward, model, tokenizer))
         is_bfloat16 = settings.run.dtype == "bfloat16"
         return cls(
             settings=settings,
             path=path,
             tokenizer=tokenizer,
-            policy=Policy(model.requires_grad_(True), settings.sampling.temperature),
-            reference=reference,
-            critic=critic.to(place),
+            **parts,
             reward=reward,
             gold=gold,
             prompts=asked,
@@ -85,6 +82,22 @@ class Cast:
             else (tokenizer.end_of_text_id,),
             sampler=copy.deepcopy(model).to(torch.bfloat16) if is_bfloat16 else None,
         )
+
+    def trained(self) -> tuple[nn.Module, nn.Module]:
+        """What the engines of policy and critic train."""
+        if self.trunk is None:
+            return self.policy.model, self.critic
+        self.policy.wear()
+        actor = nn.ParameterList(p for p in self.policy.model.parameters() if p.requires_grad)
+        self.trunk.wear(CRITIC)
+        critic = nn.ParameterList(p for p in self.critic.parameters() if p.requires_grad)
+        return actor.requires_grad_(
+            True
+        ), critic  # both, for the engines to see; whoever is worn next changes that
+
+    def final_model(self) -> Any:
+        """The policy's model, with its adapter in its weights."""
+        return self.policy.model if self.trunk is None else self.trunk.merged()
 
     def record(self, folder: RunFolder) -> None:
         """Write parents, data and tokenizer to lineage.json; a resumed run must still find the same."""
@@ -119,6 +132,7 @@ class Cast:
             stop_ids=self.stop_ids,
             seed=int.from_bytes(blake2b(key, digest_size=8).digest(), "little"),
         )
+        self.policy.wear()
         model = self.policy.model
         if self.sampler is not None:
             with torch.no_grad():
@@ -160,6 +174,42 @@ class Cast:
     def _forward(self) -> torch.autocast:
         dtype = device.torch_dtype(self.settings.run.dtype)
         return torch.autocast(self.settings.run.device, dtype, enabled=dtype != torch.float32)
+
+
+def _with_own_weights(settings: PpoConfig, model: Any, critic: Critic) -> dict[str, Any]:
+    temperature = settings.sampling.temperature
+    return {
+        "reference": Policy(copy.deepcopy(model).requires_grad_(False), temperature),
+        "policy": Policy(model.requires_grad_(True), temperature),
+        "critic": critic.to(settings.run.device),
+        "trunk": None,
+    }
+
+
+def _critic(reward: Reward, model: Any, tokenizer: TextTokenizer) -> Critic:
+    """The reward model as a critic, where it reads the policy's ids as they are; else the policy."""
+    if reward.path and reward.tokenizer and reward.tokenizer.fingerprint == tokenizer.fingerprint:
+        console.note("the critic begins as the reward model")
+        return Critic.from_reward_model(reward.path)
+    console.note("the critic begins as the policy")
+    return Critic.from_policy(model)
+
+
+def _sharing(settings: PpoConfig, model: Any) -> dict[str, Any]:
+    """Policy, critic and reference over one copy of the weights."""
+    temperature = settings.sampling.temperature
+    head = new_head(model)
+    trunk = SharedTrunk(model, settings.lora, settings.run.seed)
+    model.to(settings.run.device)
+    console.note(f"policy, critic and reference share the weights (LoRA of rank {settings.lora.rank})")
+    found = {
+        "reference": Policy(model, temperature, functools.partial(trunk.wear, None)),
+        "critic": Critic(model, head, functools.partial(trunk.wear, CRITIC)),
+        "policy": Policy(model, temperature, functools.partial(trunk.wear, POLICY)),
+        "trunk": trunk,
+    }
+    trunk.wear(POLICY)
+    return found
 
 
 def share(rows: Sequence[Any]) -> list[Any]:

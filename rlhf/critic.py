@@ -4,6 +4,7 @@ Shapes as in `rlhf.policy`.
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from rlhf.policy import Answers, trunk
 class Critic(nn.Module):
     """A language model's body with one number at each token, float32."""
 
-    def __init__(self, body: nn.Module, score: nn.Linear) -> None:
+    def __init__(self, body: nn.Module, score: nn.Linear, wear: Callable[[], None] = lambda: None) -> None:
+        """`wear` as in `Policy`."""
         super().__init__()
-        self.body, self.score = body, score
+        self.body, self.score, self._wear = body, score, wear
         self.eval()
 
     @classmethod
@@ -29,11 +31,7 @@ class Critic(nn.Module):
         body = copy.deepcopy(model if hasattr(model, "hidden") else model.base_model).requires_grad_(True)
         if getattr(body, "lm_head", None) is not None:
             body.lm_head.requires_grad_(False)
-        config = body.config
-        width = config.width if hasattr(body, "hidden") else config.hidden_size
-        score = nn.Linear(width, 1, bias=False, device=next(body.parameters()).device)
-        nn.init.zeros_(score.weight)
-        return cls(body, score)
+        return cls(body, new_head(model))
 
     @classmethod
     def from_reward_model(cls, folder: Path, device: str = "cpu") -> "Critic":
@@ -45,6 +43,7 @@ class Critic(nn.Module):
 
     def values(self, answers: Answers) -> Tensor:
         """Expected reward from each answer token on, before it is known: float32 (M,)."""
+        self._wear()
         device = self.score.weight.device
         ids_BT, row_M, place_M = answers.predicting(device)
         hidden_MD = trunk(self.body)(ids_BT)[row_M, place_M]
@@ -56,3 +55,11 @@ class Critic(nn.Module):
     def scored(self, answers: Answers) -> list[Tensor]:
         """Values without gradients, (N,) on the CPU for each answer; in batches of like length."""
         return answers.in_batches(self.values)
+
+
+def new_head(model: Any) -> nn.Linear:
+    """A head for a model's hidden states that says 0 of everything."""
+    width = model.config.width if hasattr(model, "hidden") else model.config.hidden_size
+    score = nn.Linear(width, 1, bias=False, device=next(model.parameters()).device)
+    nn.init.zeros_(score.weight)
+    return score

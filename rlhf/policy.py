@@ -83,13 +83,15 @@ class Answers:
 class Policy:
     """A causal language model, ours or transformers', and the temperature that its answers are drawn at."""
 
-    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+    def __init__(self, model: Any, temperature: float = 1.0, wear: Callable[[], None] = lambda: None) -> None:
         """Take a model as it is; it stays in evaluation mode, so that dropout changes no probability.
 
+        Args:
+            wear: called before the model is asked: puts on its adapter where several parties share the model.
         Raises:
             ModelError: transformers' model makes its logits in a way of its own.
         """
-        self.model, self.temperature = model.eval(), temperature
+        self.model, self.temperature, self.wear = model.eval(), temperature, wear
         self._trunk = trunk(model)
         if not hasattr(model, "hidden"):
             self._check_head()
@@ -105,6 +107,7 @@ class Policy:
         Returns:
             float32 (M,) twice, nats; with a gradient where gradients are on.
         """
+        self.wear()
         ids_BT, row_M, place_M = answers.predicting(self.device)
         hidden_MD = self._trunk(ids_BT)[row_M, place_M]
         weight_VD, vocab_size, softcap = self._head()

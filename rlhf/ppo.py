@@ -35,7 +35,7 @@ def run(settings: PpoConfig, folder: RunFolder) -> dict[str, Any]:
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
     cast.record(folder)
-    session = Session(settings, cast.policy.model, cast.critic)
+    session = Session(settings, *cast.trained())
     if folder.resumes_from:
         session.restore(folder.resumes_from)
     else:
@@ -66,6 +66,8 @@ def _plain_values(settings: PpoConfig) -> PpoConfig:
         raise ConfigError(
             f"--engine.kind torch runs in one process, here are {count}; start it without a launcher"
         )
+    if kind == "deepspeed" and settings.lora.rank:
+        raise ConfigError("--lora.rank: PPO with adapters runs on the plain engine, in one process")
     values: dict[str, Any] = {
         "run.device": chosen,
         "run.dtype": device.resolve_dtype(settings.run.dtype, chosen),
@@ -313,7 +315,7 @@ def _take_best(session: Session, folder: RunFolder) -> None:
 
 
 def _publish(cast: Cast, folder: RunFolder, result: dict[str, Any], lines: list[str]) -> None:
-    model = cast.policy.model
+    model = cast.final_model()
     with folder.publish("model") as partial:
         if hasattr(model, "hidden"):
             model_folder.save_model(model, partial)

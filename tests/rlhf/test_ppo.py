@@ -1,0 +1,301 @@
+"""`fledge rlhf ppo`: it learns, continues exactly, shares weights, runs in two processes, and says what is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from fledge.__main__ import run
+from fledge.metrics_log import read_metrics
+from fledge.models.folder import load_model, read_tensors
+from fledge.tokens import TextTokenizer
+
+QUICK = [
+    "--run.threads=1",
+    "--run.device=cpu",
+    "--run.dtype=float32",
+    "--run.max-steps=4",
+    "--run.checkpoint-every=1",
+    "--sampling.max-new-tokens=6",
+    "--rollout.episodes=8",
+    "--batch.minibatch=4",
+    "--batch.microbatch=2",
+    "--validation.every=2",
+    "--validation.prompts=4",
+    "--validation.at-end=6",
+    "--prompts=village:hamlet/instructions:test#40",
+]
+
+
+@pytest.fixture(scope="module")
+def likes_e(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward: how many of an answer's characters are an e."""
+    file = tmp_path_factory.mktemp("rewards") / "likes_e.py"
+    file.write_text("def score(rows, answers):\n    return [a.count('e') / (1 + len(a)) for a in answers]\n")
+    return file
+
+
+def ppo(model: Path, reward: Path | str, out: Path, *more: str) -> int:
+    options = [f"--reward={reward}", "--config=tiny", "--out", str(out), *QUICK, *more]
+    return run(["rlhf", "ppo", str(model), *options])
+
+
+def weights(path: Path) -> bytes:
+    return (path / "model" / "model.safetensors").read_bytes()
+
+
+def result_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads((path / "result.json").read_text()))
+
+
+def cut(whole: Path, to: Path) -> Path:
+    """A copy of a finished run as if it had been killed after step 2."""
+    shutil.copytree(whole, to)
+    for gone in ("checkpoints/step-000004", "checkpoints/step-000003", "model"):
+        shutil.rmtree(to / gone, ignore_errors=True)
+    (to / "result.json").unlink()
+    return to
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+def test_reward_rises_by_more_than_noise(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    more = ["--run.max-steps=15", "--rollout.episodes=64", "--batch.minibatch=32", "--batch.microbatch=32"]
+    more += ["--batch.epochs=3", "--optim.learning-rate=5e-3", "--kl.weight=0.01", "--validation.every=15"]
+    more += ["--validation.at-end=64", "--prompts=village:hamlet/instructions#600"]
+    assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
+    found = result_of(tmp_path / "r")
+    assert found["reward_gain"]["low"] > 0
+    assert found["kl"] > 0
+    assert found["reward_after"] == pytest.approx(found["reward_before"] + found["reward_gain"]["value"])
+
+
+def test_the_folder_is_a_model_of_transformers(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r") == 0
+    ids = torch.arange(5, 15)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / "model")(ids).logits
+    torch.testing.assert_close(load_model(tmp_path / "r")(ids), theirs, atol=1e-5, rtol=1e-5)
+    assert TextTokenizer.from_folder(tmp_path / "r" / "model").chat_template
+
+
+@pytest.mark.parametrize("more", [[], ["--lora.rank=2"], ["--scores.scale=running", "--kl.target=1"]])
+def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
+    qwen3: Path, likes_e: Path, tmp_path: Path, more: list[str]
+) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "whole", "--run.keep-checkpoints=9", *more) == 0
+    again = cut(tmp_path / "whole", tmp_path / "cut")
+    assert run(["rlhf", "ppo", "--resume", str(again)]) == 0
+    assert weights(again) == weights(tmp_path / "whole")
+    timeless = [
+        [{k: v for k, v in line.items() if not k.endswith(("_s", "_share"))} for line in read_metrics(path)]
+        for path in (again, tmp_path / "whole")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_sigkill_and_resume_as_processes(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "whole") == 0
+    out = tmp_path / "r"
+    command = [
+        sys.executable,
+        "-m",
+        "fledge",
+        "rlhf",
+        "ppo",
+        str(qwen3),
+        f"--reward={likes_e}",
+        "--config=tiny",
+    ]
+    with subprocess.Popen([*command, *QUICK, "--out", str(out)], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(out.glob("checkpoints/step-*")):
+            time.sleep(0.01)  # watches another process's folder
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "result.json").exists()
+    assert run(["rlhf", "ppo", "--resume", str(out)]) == 0
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_with_adapters_the_reference_is_the_parent(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    more = ["--lora.rank=4", "--optim.learning-rate=0.02"]
+    assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
+    lines = read_metrics(tmp_path / "r")
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-4)  # adapters change nothing until they are trained
+    assert abs(lines[-1]["kl"]) > 1e-3
+    before, after = read_tensors(qwen3), read_tensors(tmp_path / "r" / "model")
+    assert set(before) == set(after)  # merged
+    assert not torch.equal(
+        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
+    )
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+
+
+def test_a_reward_model_is_the_critic_s_beginning(
+    qwen3: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(qwen3, judge, tmp_path / "r", "--gold=village") == 0
+    assert "the critic begins as the reward model" in error_of(capsys)
+    assert {"gold_reward_before", "gold_reward_after", "gold_reward_gain"} <= set(result_of(tmp_path / "r"))
+
+
+def test_in_warm_up_the_policy_stays(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--optim.critic-warmup=9") == 0
+    before, after = read_tensors(qwen3), read_tensors(tmp_path / "r" / "model")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert result_of(tmp_path / "r")["updates"] == 0
+
+
+def test_the_best_step_by_held_out_reward_is_published(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    """With a learning rate that ruins the model, an early step is the best."""
+    more = ["--optim.learning-rate=1", "--optim.clip-norm=0", "--validation.every=1", "--run.max-steps=6"]
+    assert ppo(qwen3, "length:3", tmp_path / "r", *more) in (0, 3)
+    lines = [line for line in read_metrics(tmp_path / "r") if "validation_reward" in line]
+    best = max(lines, key=lambda line: (line["validation_reward"], -line["step"]))
+    kept = {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()}
+    assert f"step-{best['step']:06d}" in kept
+
+
+def test_the_kl_budget_ends_the_run(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    more = ["--kl.budget=0.0001", "--optim.learning-rate=0.01", "--kl.weight=0"]
+    assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
+    found = result_of(tmp_path / "r")
+    assert found["stopped_early_at"] == found["steps"] < 4
+    assert "the KL budget was spent" in (tmp_path / "r" / "summary.md").read_text()
+
+
+def test_a_step_ends_early_at_its_own_kl(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    more = ["--clip.stop-kl=1e-6", "--optim.learning-rate=0.01", "--batch.minibatch=2"]
+    assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
+    # One step of warm-up; then the second update of each step shows what the first has moved, and is the last.
+    assert result_of(tmp_path / "r")["updates"] == 3 * 2
+
+
+def test_any_model_of_transformers_can_be_trained(
+    tokenizer: TextTokenizer, likes_e: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=96,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    tokenizer.save(tmp_path / "llama")
+    assert ppo(tmp_path / "llama", likes_e, tmp_path / "r", "--optim.learning-rate=0.01") == 0
+    assert read_metrics(tmp_path / "r")[0]["ratio_error"] < 1e-4
+    LlamaForCausalLM.from_pretrained(tmp_path / "r" / "model")
+
+
+def test_bfloat16_samples_and_trains(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--run.dtype=bfloat16") == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_deepspeed_learns_as_the_plain_engine_does(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    assert ppo(qwen3, likes_e, tmp_path / "torch") == 0
+    assert ppo(qwen3, likes_e, tmp_path / "zero1", "--engine.zero=1") == 0
+    for ours, theirs in zip(read_metrics(tmp_path / "torch"), read_metrics(tmp_path / "zero1"), strict=True):
+        for name in ("reward", "kl", "value_loss", "policy_loss"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
+    again = cut(tmp_path / "zero1", tmp_path / "cut")
+    assert run(["rlhf", "ppo", "--resume", str(again)]) == 0
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_two_processes_train_together(zero: int, qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command += ["-m", "fledge", "rlhf", "ppo", str(qwen3), f"--reward={likes_e}", "--config=tiny", *QUICK]
+    done = subprocess.run(
+        [*command, f"--engine.zero={zero}", "--out", str(tmp_path / "r")],
+        capture_output=True,
+        text=True,
+        env=kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = read_metrics(tmp_path / "r")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert result_of(tmp_path / "r")["episodes"] == 4 * 8
+    assert lines[0]["ratio_error"] < 1e-4
+
+
+# --- what users get wrong ---
+
+
+def test_a_reward_that_raises_is_named_with_its_row(
+    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("def score(rows, answers):\n    return [1 / 0 for a in answers]\n")
+    assert ppo(qwen3, file, tmp_path / "r") == 1
+    assert "division by zero" in error_of(capsys)
+
+
+def test_prompts_that_leave_no_room_are_an_error(
+    qwen3: Path, likes_e: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--sampling.max-new-tokens=63") == 1
+    assert "prompts fit into 1 tokens" in error_of(capsys)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_minibatch_that_does_not_divide_is_an_error(
+    qwen3: Path, likes_e: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--batch.minibatch=3") == 1
+    assert "batch.minibatch 3 does not divide rollout.episodes 8" in error_of(capsys)
+
+
+def test_adapters_in_several_processes_are_an_error(
+    qwen3: Path, likes_e: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--lora.rank=2", "--engine.zero=1") == 1
+    assert "--lora.rank: PPO with adapters runs on the plain engine" in error_of(capsys)
+
+
+def test_dropout_in_adapters_is_an_error(
+    qwen3: Path, likes_e: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--lora.rank=2", "--lora.dropout=0.1") == 1
+    assert "PPO needs the probabilities it sampled with" in error_of(capsys)
+
+
+def test_a_changed_reward_is_not_resumed(
+    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(rows, answers):\n    return [0.0 for a in answers]\n")
+    assert ppo(qwen3, file, tmp_path / "r") == 0
+    file.write_text("def score(rows, answers):\n    return [1.0 for a in answers]\n")
+    assert run(["rlhf", "ppo", "--resume", str(tmp_path / "r"), "--run.max-steps=6"]) == 1
+    assert "its rewards changed since the run began" in error_of(capsys)
+
+
+def test_a_reward_that_fails_later_loses_no_checkpoint(qwen3: Path, tmp_path: Path) -> None:
+    file = tmp_path / "late.py"
+    file.write_text(
+        "calls = 0\n\ndef score(rows, answers):\n    global calls\n    calls += 1\n"
+        "    return [float('nan') if calls > 4 else 0.5 for a in answers]\n"
+    )
+    assert ppo(qwen3, file, tmp_path / "r") == 1
+    assert list((tmp_path / "r" / "checkpoints").glob("step-*"))
