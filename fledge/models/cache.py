@@ -19,8 +19,10 @@ class KVCache:
         shape = (config.layers, num_rows, config.kv_heads, num_tokens, config.head_width)
         self.length = 0
         self._rows = num_rows
-        self._keys = torch.empty(shape, dtype=dtype, device=device)
-        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self._keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        if self._keys.device.type == "cpu":  # a head's keys lie transposed, as `attention` reads them there
+            self._keys = self._keys.view(*shape[:3], config.head_width, num_tokens).mT
         self._is_padding_BS: Tensor | None = None
 
     def extend(self, num_tokens: int, is_padding_BT: Tensor | None) -> Tensor | None:
@@ -46,6 +48,8 @@ class KVCache:
         rows, new = slice(self._rows), slice(self.length - key_BKTE.shape[2], self.length)
         self._keys[layer, rows, :, new] = key_BKTE
         self._values[layer, rows, :, new] = value_BKTE
+        if new.start == 0:
+            return key_BKTE, value_BKTE
         return self._keys[layer, rows, :, : self.length], self._values[layer, rows, :, : self.length]
 
     def keep(self, rows: Sequence[int]) -> None:

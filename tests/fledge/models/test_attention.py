@@ -1,45 +1,38 @@
-"""Attention by matrix products against torch's kernel in float32."""
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
-from fledge.models import attention
+from fledge.models.attention import attend, visible_keys
+from fledge.models.cache import KVCache
 
-B, H, T, E = 3, 2, 40, 16
-
-
-def tensors() -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(B, T, H, E).transpose(1, 2).requires_grad_() for _ in range(3)]
+ROWS, HEADS, WIDTH, KEYS = 3, 4, 8, 9
 
 
-@pytest.mark.parametrize("is_padded", [False, True])
-def test_bfloat16_products_equal_the_float32_kernel_to_rounding(is_padded: bool) -> None:
-    is_padding_BT = torch.zeros(B, T, dtype=torch.bool)
-    is_padding_BT[0, :7] = is_padded
-    visible = attention.visible_keys(T, 0, is_padding_BT if is_padded else None, torch.device("cpu"))
-    exact = tensors()
-    expected = functional.scaled_dot_product_attention(*exact, attn_mask=visible, is_causal=visible is None)
-    expected_BTD = expected.transpose(1, 2).flatten(2)
-    weights_BTD = torch.randn_like(expected_BTD)
-    (expected_BTD * weights_BTD).sum().backward()
-    rounded = tensors()
-    found_BTD = attention.attend(*(x.bfloat16() for x in rounded), visible)
-    assert found_BTD.dtype == torch.bfloat16
-    (found_BTD * weights_BTD).sum().backward()
-    torch.testing.assert_close(found_BTD.float(), expected_BTD, atol=0.03, rtol=0)
-    for ours, theirs in zip(rounded, exact, strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        assert float((ours.grad - theirs.grad).norm()) < 0.01 * float(theirs.grad.norm())
-
-
-def test_padding_changes_nothing_that_is_read() -> None:
-    query, key, value = (x.detach().bfloat16() for x in tensors())
-    is_padding_BT = torch.zeros(B, T, dtype=torch.bool)
-    is_padding_BT[:, :7] = True
-    visible = attention.visible_keys(T, 0, is_padding_BT, torch.device("cpu"))
-    before = attention.attend(query, key, value, visible)[:, 7:]
-    key[:, :, :7], value[:, :, :7] = 100, -100
-    assert torch.equal(attention.attend(query, key, value, visible)[:, 7:], before)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("room", [KEYS, 6 * KEYS])
+@pytest.mark.parametrize("has_padding", [False, True])
+def test_one_token_reads_the_cache_as_torchs_attention_does(
+    dtype: torch.dtype, kv_heads: int, room: int, has_padding: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = SimpleNamespace(layers=2, kv_heads=kv_heads, head_width=WIDTH)
+    cache = KVCache(shape, ROWS + 1, room, dtype, "cpu")
+    cache.keep([3, 1, 2])  # the buffers have more rows than are read
+    key, value = torch.randn(2, ROWS, kv_heads, KEYS, WIDTH, generator=generator).to(dtype)
+    query = torch.randn(ROWS, HEADS, 1, WIDTH, generator=generator).to(dtype)
+    is_padding = torch.arange(KEYS - 1) < torch.tensor([[0], [4], [7]]) if has_padding else None
+    for new in (slice(0, KEYS - 1), slice(KEYS - 1, KEYS)):
+        is_padding = cache.extend(new.stop - new.start, is_padding if new.start == 0 else None)
+        keys, values = cache.append(1, key[:, :, new], value[:, :, new])
+    with torch.no_grad():
+        found = attend(query, keys, values, visible_keys(1, KEYS - 1, is_padding, key.device))
+    mask = None if is_padding is None else ~is_padding[:, None, None]
+    expected = functional.scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), attn_mask=mask, enable_gqa=True
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02  # bfloat16 keeps 8 bits
+    expected = expected.transpose(1, 2).flatten(2)
+    torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
