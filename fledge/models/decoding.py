@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fledge.models.cache import KVCache
+from fledge.models.linear import packed_copies, use_packed
 
 
 class Decoder(Protocol):
@@ -54,6 +55,7 @@ class OwnDecoder:
         self._model, self._ids_BT, self._is_padding_BT = model, ids_BT, is_padding_BT
         dtype = model.head_weight.dtype
         self._cache = KVCache(model.config, len(ids_BT), room, dtype, ids_BT.device)
+        self._packed: dict[int, Tensor] | None = None
 
     def start(self) -> Tensor:
         """See `Decoder`."""
@@ -61,7 +63,10 @@ class OwnDecoder:
 
     def step(self, ids_B: Tensor) -> Tensor:
         """See `Decoder`."""
-        return self._logits(ids_B[:, None].to(self._ids_BT.device), None)
+        if self._packed is None:
+            self._packed = packed_copies(self._model)
+        with use_packed(self._packed):
+            return self._logits(ids_B[:, None].to(self._ids_BT.device), None)
 
     def keep(self, rows: Sequence[int]) -> None:
         """See `Decoder`."""

@@ -38,7 +38,7 @@ class Recital(torch.nn.Module):
     def __init__(self, said: bytes, prompt_length: int) -> None:
         super().__init__()
         self.config = find_config("gpt2").sized(vocab_size=257, context=64, layers=1, width=2, heads=1)
-        self.head_weight = torch.nn.Parameter(torch.zeros(1))
+        self.head_weight = torch.nn.Parameter(torch.zeros(1, 1))
         self.said, self.prompt_length = said, prompt_length
 
     def hidden(self, ids_BT: torch.Tensor, cache: Any, is_padding_BT: Any) -> torch.Tensor:
