@@ -72,8 +72,8 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_reward_rises_by_more_than_noise(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
-    more = ["--run.max-steps=15", "--rollout.episodes=64", "--batch.minibatch=32", "--batch.microbatch=32"]
-    more += ["--batch.epochs=3", "--optim.learning-rate=5e-3", "--kl.weight=0.01", "--validation.every=15"]
+    more = ["--run.max-steps=20", "--rollout.episodes=64", "--batch.minibatch=32", "--batch.microbatch=32"]
+    more += ["--batch.epochs=3", "--optim.learning-rate=2e-2", "--kl.weight=0.01", "--validation.every=10"]
     more += ["--validation.at-end=64", "--prompts=village:hamlet/instructions#600"]
     assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
     found = result_of(tmp_path / "r")
