@@ -19,12 +19,15 @@ from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from rlhf import contestants, drawn, frontier, prompts, scoring, standing
 from rlhf.config import CompareConfig
+from rlhf.contestants import Contestant
 from rlhf.drawn import Drawn, Judges
 from rlhf.policy import Policy
 from rlhf.prompts import Asked
-from rlhf.standing import Number, Standing
+from rlhf.standing import Number, Point, Standing
 
+REFERENCE = "reference"
 CURVE_POINTS = 60
+LEAST = f"{frontier.LEAST_EFFECTIVE:.0f}"
 
 
 def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
     contestants.check_tokenizers(found, path, tokenizer)
     reward = scoring.open_reward(settings.reward, settings.device)
     gold = scoring.open_reward(settings.gold, settings.device) if settings.gold else None
+    judges = Judges(reward, gold, settings.unfinished_penalty or 0.0)
     scoring.announce(reward, tokenizer)
     model = load_model(path, device=settings.device)
     asked = _asked(settings, tokenizer, generation.context_of(model), folder)
@@ -45,33 +49,14 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
         tokenizer=tokenizer.fingerprint,
         rewards=[one.identity for one in (reward, gold) if one],
     )
-    wanted, penalty = settings.sampling, settings.unfinished_penalty or 0.0
-    sampling = Sampling(
-        max_new_tokens=wanted.max_new_tokens,
-        temperature=wanted.temperature,
-        stop_ids=vocabulary.stop_ids(tokenizer) if tokenizer.chat_template else (tokenizer.end_of_text_id,),
-        seed=settings.seed,
-    )
-
-    def answers(model: Any, num: int, reference: Policy | None, who: str) -> Drawn:
-        written = drawn.draw(model, asked, num, sampling, tokenizer, wanted.at_once, who)
-        return drawn.judge(asked, written, Judges(reference, reward, gold, penalty), who)
-
-    own, judge = answers(model, wanted.reference, None, "reference"), Policy(model, wanted.temperature)
-    theirs = [
-        answers(load_model(one.path, device=settings.device), wanted.policy, judge, one.name) for one in found
-    ]
-    num_told = min([wanted.policy, *(wanted.reference // n for n in settings.best_of)])
-    points = [
-        standing.mean_point("reference", "reference", own, num_told),
-        *(standing.best_of(n, own, num_told) for n in settings.best_of),
-        *(standing.mean_point(o.name, o.method, x, num_told) for o, x in zip(found, theirs, strict=True)),
-    ]
-    against = Standing(points[0], own, settings.seed)
+    everyone = _answers(settings, model, found, asked, tokenizer, judges)
+    folder.write("answers.jsonl", _first_answers(asked, everyone))
+    points = _points(settings, found, everyone)
+    against = Standing(points[0], everyone[REFERENCE], settings.seed)
     result = {
         "reference": str(path),
         "reward": reward.name,
-        "unfinished_penalty": penalty,
+        "unfinished_penalty": judges.unfinished_penalty,
         "gold": gold.name if gold else None,
         "prompts": len(asked),
         "trusted_kl": against.trusted_kl,
@@ -79,8 +64,6 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
         "frontier": against.told_frontier(),
         "flags": against.flags(points),
     }
-    names = ["reference", *(one.name for one in found)]
-    folder.write("answers.jsonl", _first_answers(asked, dict(zip(names, [own, *theirs], strict=True))))
     _draw(result, against, folder.path / "frontier.png")
     folder.write_summary(_summary(settings, result, folder))
     return result
@@ -102,6 +85,45 @@ def _asked(settings: CompareConfig, tokenizer: TextTokenizer, context: int, fold
             "two at least; give more prompts, or --part all if none of them was trained on"
         )
     return asked[: settings.max_prompts]
+
+
+def _answers(
+    settings: CompareConfig,
+    model: Any,
+    found: Sequence[Contestant],
+    asked: Sequence[Asked],
+    tokenizer: TextTokenizer,
+    judges: Judges,
+) -> dict[str, Drawn]:
+    """The answers of the reference and of each run, by name."""
+    wanted, judge = settings.sampling, Policy(model, settings.sampling.temperature)
+    sampling = Sampling(
+        max_new_tokens=wanted.max_new_tokens,
+        temperature=wanted.temperature,
+        stop_ids=vocabulary.stop_ids(tokenizer) if tokenizer.chat_template else (tokenizer.end_of_text_id,),
+        seed=settings.seed,
+    )
+
+    def of(model: Any, num: int, reference: Policy | None, who: str) -> Drawn:
+        written = drawn.draw(model, asked, num, sampling, tokenizer, wanted.at_once, who)
+        return drawn.judge(asked, written, judges, reference, who)
+
+    answers = {REFERENCE: of(model, wanted.reference, None, REFERENCE)}
+    for one in found:
+        policy = load_model(one.path, device=settings.device)
+        answers[one.name] = of(policy, wanted.policy, judge, one.name)
+    return answers
+
+
+def _points(settings: CompareConfig, found: Sequence[Contestant], everyone: dict[str, Drawn]) -> list[Point]:
+    """The reference, best-of-n from its answers, and the runs."""
+    own, wanted = everyone[REFERENCE], settings.sampling
+    num_told = min([wanted.policy, *(wanted.reference // n for n in settings.best_of)])
+    return [
+        standing.mean_point(REFERENCE, REFERENCE, own, num_told),
+        *(standing.best_of(n, own, num_told) for n in settings.best_of),
+        *(standing.mean_point(one.name, one.method, everyone[one.name], num_told) for one in found),
+    ]
 
 
 def _first_answers(asked: Sequence[Asked], everyone: dict[str, Drawn]) -> str:
@@ -131,7 +153,31 @@ def _draw(result: dict[str, Any], against: Standing, file: Path) -> None:
 
 
 def _summary(settings: CompareConfig, result: dict[str, Any], folder: RunFolder) -> str:
-    policies = [
+    penalty, sampling = result["unfinished_penalty"], settings.sampling
+    less = f", less {penalty:g} for an answer that does not end by itself" if penalty else ""
+    lines = [
+        f"# {folder.path}",
+        "",
+        f"Reference: {result['reference']}. Reward: {result['reward']}{less}. {result['prompts']} prompts, "
+        f"{sampling.reference} answers of the reference to each and {sampling.policy} of each run, of up to "
+        f"{sampling.max_new_tokens} tokens, at temperature {sampling.temperature:g}.",
+        "",
+        _policies(result["policies"]),
+        "",
+        "KL: to the reference, nats an answer. % of possible: of the highest gain at that KL that any policy can have, "
+        f"by the table below; beyond its end, where fewer than {LEAST} answers carry it, of the gain there. "
+        "Perplexity: under the reference. In parentheses: 95 % intervals over prompts.",
+        "",
+        _frontier(result["frontier"]),
+        "",
+        *(f"- {flag}" for flag in result["flags"]),
+        f"plot: {folder.path}/frontier.png; an answer of each to every prompt: {folder.path}/answers.jsonl",
+    ]
+    return "\n".join(lines)
+
+
+def _policies(lines: Sequence[dict[str, Any]]) -> str:
+    rows = [
         [
             line["name"],
             _cell(line["kl"]),
@@ -145,10 +191,14 @@ def _summary(settings: CompareConfig, result: dict[str, Any], folder: RunFolder)
             f"{line['stopped_share']:.0%}",
             f"{line['perplexity']:.2f}",
         ]
-        for line in result["policies"]
+        for line in lines
     ]
     header = ["policy", "KL", "reward", "gain", "% of possible", "gold", "gold gain"]
-    best = [
+    return console.table(rows, [*header, "distinct-2", "tokens", "stopped", "perplexity"])
+
+
+def _frontier(lines: Sequence[dict[str, Any]]) -> str:
+    rows = [
         [
             f"{line['kl']:.2f}",
             _cell(line["gain"]),
@@ -158,38 +208,10 @@ def _summary(settings: CompareConfig, result: dict[str, Any], folder: RunFolder)
             f"{line['thin_share']:.0%}",
             f"{line['shortfall']:.3f}",
         ]
-        for line in result["frontier"]
+        for line in lines
     ]
-    least, sampling = f"{frontier.LEAST_EFFECTIVE:.0f}", settings.sampling
-    best_header = [
-        "KL",
-        "gain",
-        "gold gain",
-        "beta",
-        "effective answers",
-        f"prompts below {least}",
-        "too low by",
-    ]
-    lines = [
-        f"# {folder.path}",
-        "",
-        f"Reference: {result['reference']}; reward: {result['reward']}, less {result['unfinished_penalty']:g} for an "
-        f"answer that does not end by itself. {result['prompts']} prompts, {sampling.reference} answers of the "
-        f"reference to each and {sampling.policy} of each run, of up to {sampling.max_new_tokens} tokens, at "
-        f"temperature {sampling.temperature:g}.",
-        "",
-        console.table(policies, [*header, "distinct-2", "tokens", "stopped", "perplexity"]),
-        "",
-        "KL: to the reference, nats an answer. % of possible: of the highest gain at that KL that any policy can have, "
-        f"by the table below; beyond its end, where fewer than {least} answers carry it, of the gain there. "
-        "Perplexity: under the reference. In parentheses: 95 % intervals over prompts.",
-        "",
-        console.table(best, best_header),
-        "",
-        *(f"- {flag}" for flag in result["flags"]),
-        f"plot: {folder.path}/frontier.png; an answer of each to every prompt: {folder.path}/answers.jsonl",
-    ]
-    return "\n".join(lines)
+    header = ["KL", "gain", "gold gain", "beta", "effective answers", f"prompts below {LEAST}", "too low by"]
+    return console.table(rows, header)
 
 
 def _cell(number: Number | None, scale: int = 1) -> str:

@@ -57,7 +57,6 @@ class Drawn:
 class Judges:
     """What answers are measured with; the same for all models."""
 
-    reference: Policy | None  # None: the answers are the reference's own
     reward: Reward
     gold: Reward | None
     unfinished_penalty: float = 0.0  # taken from the reward of an answer that did not end by itself
@@ -90,10 +89,16 @@ def draw(
 
 
 def judge(
-    asked: Sequence[Asked], answers: Sequence[Sequence[tuple[Completion, str]]], judges: Judges, who: str
+    asked: Sequence[Asked],
+    answers: Sequence[Sequence[tuple[Completion, str]]],
+    judges: Judges,
+    reference: Policy | None,
+    who: str,
 ) -> Drawn:
     """Measure the answers to each prompt.
 
+    Args:
+        reference: None where the answers are its own.
     Raises:
         DataError: a reward fails, or gives no finite number.
     """
@@ -103,8 +108,8 @@ def judge(
             texts, ids = [text for _, text in written], [completion.ids for completion, _ in written]
             same = [one.row] * len(texts)
             nats = reference_nats = np.array([sum(completion.logprobs) for completion, _ in written])
-            if judges.reference:
-                scored = judges.reference.scored(Answers([one.ids] * len(ids), ids))
+            if reference:
+                scored = reference.scored(Answers([one.ids] * len(ids), ids))
                 reference_nats = np.array([float(logprob_N.double().sum()) for logprob_N in scored])
             has_stopped = np.array([completion.finish == "stop" for completion, _ in written])
             rows.append(

@@ -102,7 +102,7 @@ def test_kl_is_that_of_the_distributions(
     expected = float((p.exp() * (p - q)).sum())
     sampling = Sampling(max_new_tokens=1, temperature=TEMPERATURE)
     written = drawn.draw(policy, asked[1:2], 2000, sampling, tokenizer, 512, "policy")
-    found = drawn.judge(asked[1:2], written, Judges(Policy(reference, TEMPERATURE), LENGTH, None), "policy")
+    found = drawn.judge(asked[1:2], written, Judges(LENGTH, None), Policy(reference, TEMPERATURE), "policy")
     assert expected > 0.02
     assert found.kl.mean() == pytest.approx(expected, abs=4 * found.kl.std() / 2000**0.5)
 
@@ -113,7 +113,7 @@ def test_kl_of_an_answer_is_summed_over_its_tokens(
     reference, policy = folder.load_model(qwen3), folder.load_model(make_policy(0))
     sampling = Sampling(max_new_tokens=6, temperature=TEMPERATURE)
     written = drawn.draw(policy, asked, 2, sampling, tokenizer, 64, "policy")
-    found = drawn.judge(asked, written, Judges(Policy(reference, TEMPERATURE), LENGTH, None), "policy")
+    found = drawn.judge(asked, written, Judges(LENGTH, None), Policy(reference, TEMPERATURE), "policy")
     for row, (one, answers) in enumerate(zip(asked, written, strict=True)):
         for place, (completion, _) in enumerate(answers):
             expected, ids = 0.0, list(one.ids)
@@ -133,7 +133,7 @@ def test_the_reference_is_at_no_distance_from_itself(
 ) -> None:
     model, sampling = folder.load_model(qwen3), Sampling(max_new_tokens=5)
     written = drawn.draw(model, asked, 4, sampling, tokenizer, 64, "x")
-    found = drawn.judge(asked, written, Judges(Policy(model), LENGTH, LENGTH), "x")
+    found = drawn.judge(asked, written, Judges(LENGTH, LENGTH), Policy(model), "x")
     np.testing.assert_allclose(found.kl, 0, atol=1e-5)
     assert found.gold is not None
     assert found.reward.tolist() == found.gold.tolist() == [[len(text) for _, text in row] for row in written]
@@ -144,7 +144,7 @@ def test_an_answer_that_does_not_end_loses_reward_but_no_gold(
 ) -> None:
     stops = Sampling(max_new_tokens=2, stop_ids=tuple(range(100)))
     written = drawn.draw(folder.load_model(qwen3), asked, 8, stops, tokenizer, 64, "x")
-    found = drawn.judge(asked, written, Judges(None, LENGTH, LENGTH, 5.0), "x")
+    found = drawn.judge(asked, written, Judges(LENGTH, LENGTH, 5.0), None, "x")
     assert found.gold is not None
     assert 0 < found.has_stopped.mean() < 1
     np.testing.assert_array_equal(found.gold - found.reward, np.where(found.has_stopped, 0, 5))
