@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from fledge.models.linear import linear
+
 IGNORED = -100  # a target that is left out, as everywhere in torch
 
 # Rows of logits held at once: on a CPU what stays in its caches (512 was fastest, or near, of 128-4096 for
@@ -59,7 +61,7 @@ def linear_cross_entropy(
 def _losses(
     hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, vocab_size: int, softcap: float | None
 ) -> Tensor:
-    logits_CV = functional.linear(hidden_CD, weight_VD)[:, :vocab_size].float()
+    logits_CV = linear(hidden_CD, weight_VD)[:, :vocab_size].float()
     if softcap is not None:
         logits_CV = softcap * torch.tanh(logits_CV / softcap)
     return functional.cross_entropy(logits_CV, targets_C, ignore_index=IGNORED, reduction="none")
@@ -99,7 +101,7 @@ def _logprobs(
     softcap: float | None,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    logits_CV = functional.linear(hidden_CD, weight_VD)[:, :vocab_size].float()
+    logits_CV = linear(hidden_CD, weight_VD)[:, :vocab_size].float()
     if softcap is not None:
         logits_CV = softcap * torch.tanh(logits_CV / softcap)
     logprobs_CV = functional.log_softmax(logits_CV / temperature, -1)
@@ -133,14 +135,13 @@ class _SummedLoss(torch.autograd.Function):
             for start in range(0, len(hidden_ND), chunk):
                 some = slice(start, start + chunk)
                 hidden_CD, targets_C = hidden_ND[some].to(dtype), targets_N[some]
-                loss, gradient_CV = _loss_and_gradient(hidden_CD @ weight.T, targets_C, vocab_size, softcap)
+                loss, gradient_CV = _loss_and_gradient(
+                    linear(hidden_CD, weight), targets_C, vocab_size, softcap
+                )
                 total += loss
                 gradient_CV = gradient_CV.to(dtype)
-                hidden_gradient[some] = gradient_CV @ weight
-                if dtype == torch.float32:
-                    weight_gradient.addmm_(gradient_CV.T, hidden_CD)
-                else:
-                    weight_gradient += gradient_CV.T @ hidden_CD
+                hidden_gradient[some] = linear(gradient_CV, weight.T)
+                weight_gradient += linear(gradient_CV.T, hidden_CD.T)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.weight_dtype = weight_VD.dtype
         return total
