@@ -31,6 +31,8 @@ METRICS = {
     "reward": "",
     "validation_reward": "",
     "validation_gold_reward": "",
+    "validation_reward_error": "",  # standard error of the mean, so below
+    "validation_gold_reward_error": "",
     "kl": "nats/answer",
     "validation_kl": "nats/answer",
     "kl_weight": "reward/nat",

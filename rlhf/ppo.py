@@ -3,7 +3,7 @@
 import json
 import time
 from dataclasses import asdict
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -233,9 +233,12 @@ def _note_best(session: Session, checked: dict[str, Any]) -> bool:
 
 
 def _checked_metrics(checked: dict[str, Any]) -> dict[str, float]:
-    found = {"validation_reward": fmean(checked["scores"]), "validation_kl": checked["kl"]}
-    if "gold_scores" in checked:
-        found["validation_gold_reward"] = fmean(checked["gold_scores"])
+    found = {"validation_kl": checked["kl"]}
+    for name, scores in (("reward", checked["scores"]), ("gold_reward", checked.get("gold_scores"))):
+        if scores:
+            found[f"validation_{name}"] = fmean(scores)
+        if scores and len(scores) > 1:
+            found[f"validation_{name}_error"] = stdev(scores) / len(scores) ** 0.5
     return found
 
 
