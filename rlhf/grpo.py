@@ -1,0 +1,239 @@
+"""`fledge rlhf grpo`: a model trained on rewards, each answer against others to the same prompt."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from torch import nn
+
+from eval.intervals import paired_difference
+from finetune import published
+from fledge import config, console, lineage, model_card, plots, trainer_bridge
+from fledge.data import sources as src
+from fledge.errors import RunFailed
+from fledge.metrics_log import read_metrics
+from fledge.rundir import RunFolder
+from fledge.trainer_bridge import Job, Progress
+from rlhf import prompts, scoring
+from rlhf.config import GrpoConfig
+from rlhf.prompts import Asked, Prompts
+from rlhf.pupil import Pupil, table
+from rlhf.scoring import Reward
+
+BEFORE = "before.json"  # what the parent's answers to the held-out prompts scored; a resumed run must still know it
+PATIENCE = 3  # batches of answers in a row from which nothing can be learned, until that is said
+
+
+def run(settings: GrpoConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train a model in a run folder; see GrpoConfig."""
+    pupil = Pupil.open(settings)
+    room = pupil.context - settings.sampling.max_new_tokens
+    asked = prompts.read(
+        settings.prompts, pupil.tokenizer, room, settings.validation.share, settings.max_bad_share
+    )
+    settings = pupil.settings = _resolved(settings, len(asked.train))
+    reward = scoring.open_reward(settings.reward, settings.run.device)
+    scoring.announce(reward, pupil.tokenizer)
+    folder.freeze(settings)
+    folder.track_with(settings.run.trackers)
+    data = {"sources": src.describe(asked.sources), "prompts": len(asked.train)}
+    pupil.record(folder, data=data, rewards=[reward.identity])
+    pupil.announce()
+    _announce(settings, asked)
+    pupil.model.to(settings.run.device)
+    before = _measure_before(folder, pupil, asked, reward)
+    watch = Watch(settings)
+    last: dict[str, Any] = {}
+
+    def write(model: nn.Module, ids: list[list[int]], step: int) -> list[list[int]]:
+        written = pupil.write(model, ids, "step", step, at_once=settings.group.at_once)
+        return [completion.ids for completion, _ in written]
+
+    def judge(chosen: list[Asked], answers: list[list[int]]) -> list[float]:
+        texts = [pupil.text(ids) for ids in answers]
+        return watch.of_training(reward.score([one.row for one in chosen], texts))
+
+    def check(model: Any) -> dict[str, float]:
+        # From the other end than those that the model is measured by in the end: other prompts, where there are enough.
+        last.update(pupil.measure(model, asked.held_out[-settings.validation.prompts :], "check", reward))
+        watch.of_held_out(last)
+        return {"validation_reward": fmean(last["scores"]), "validation_kl": last["kl"]}
+
+    job = Job(
+        model=pupil.model,
+        examples=asked.train,
+        collate=lambda chosen: [{"prompt": one.ids, "example": one} for one in chosen],
+        loss=None,
+        num_targets=lambda batch: 1,
+        check=check,
+        best="validation_reward",
+        lower_is_better=False,
+        sample=lambda model, step: last["samples"],
+        indivisible=settings.group.steps * settings.group.passes,
+        tokenizer=pupil.tokenizer,
+        arguments=_arguments(settings),
+        write=write,
+        judge=judge,
+    )
+    # TRL takes from the model which ids end an answer.
+    pupil.model.generation_config.eos_token_id = list(pupil.stop_ids)
+    progress = trainer_bridge.train(job, settings, folder, "trl-grpo")
+    return _finish(settings, folder, pupil, asked, reward, progress, before)
+
+
+def _resolved(settings: GrpoConfig, num_prompts: int) -> GrpoConfig:
+    """Plain values; the steps end where no answers are left over, so that more can be asked for later."""
+    group = settings.group
+    settings = trainer_bridge.resolved(settings, num_prompts * group.answers * group.passes)
+    unit, steps = group.steps * group.passes, settings.run.max_steps
+    whole = math.ceil(steps / unit) * unit
+    if whole != steps:
+        console.note(f"{whole} steps instead of {steps}: {unit} of them share a batch of answers")
+    return config.with_values(settings, {"run.max_steps": whole})
+
+
+def _arguments(settings: GrpoConfig) -> dict[str, Any]:
+    """TRL's names for the settings; it counts microbatches where we count steps."""
+    batch = settings.batch
+    num_microbatches = batch.examples // (batch.microbatch or batch.examples)
+    return {
+        "num_generations": settings.group.answers,
+        "steps_per_generation": settings.group.steps * num_microbatches,
+        "num_iterations": settings.group.passes,
+        "temperature": settings.sampling.temperature,
+        "loss_type": settings.loss.kind,
+        "beta": settings.loss.beta,
+        "epsilon": settings.loss.clip,
+        "scale_rewards": settings.loss.scale,
+        "disable_dropout": True,  # the probabilities are those that the answers were drawn with
+    }
+
+
+class Watch:
+    """Says once what keeps a run from learning."""
+
+    def __init__(self, settings: GrpoConfig) -> None:
+        self._settings = settings
+        self._num_idle = 0
+        self._told: set[str] = set()
+
+    def of_training(self, scores: list[float]) -> list[float]:
+        """Look at the rewards of a batch of answers, group after group; gives them back."""
+        size = self._settings.group.answers
+        groups = [scores[start : start + size] for start in range(0, len(scores), size)]
+        self._num_idle = 0 if any(len(set(group)) > 1 for group in groups) else self._num_idle + 1
+        if self._num_idle == PATIENCE:
+            self._tell(
+                f"in {PATIENCE} batches all answers to a prompt earned the same, so nothing is learned from them: take "
+                "a reward that tells them apart, easier prompts, more --group.answers or a higher "
+                "--sampling.temperature"
+            )
+        return scores
+
+    def of_held_out(self, measured: dict[str, Any]) -> None:
+        """Look at the answers of a check."""
+        if measured["stopped_share"] == 0:
+            self._tell(
+                f"no answer to the held-out prompts ends by itself within {self._settings.sampling.max_new_tokens} "
+                "tokens: rewards are of answers that were cut off; raise --sampling.max-new-tokens, or teach the model "
+                "to stop with fledge finetune instruct"
+            )
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            console.warn(what)
+
+
+def _announce(settings: GrpoConfig, asked: Prompts) -> None:
+    group, written = settings.group, settings.batch.examples * settings.group.steps
+    console.note(
+        f"{len(asked.train)} prompts to train on, {len(asked.held_out)} held out; {written} answers at a time, "
+        f"{group.answers} to a prompt, for {group.steps * group.passes} steps of {settings.batch.examples}"
+    )
+    console.note(
+        f"{settings.run.max_steps} steps ({settings.run.device}, {settings.run.dtype}, {settings.run.threads} threads)"
+    )
+
+
+def _measure_before(folder: RunFolder, pupil: Pupil, asked: Prompts, reward: Reward) -> dict[str, Any]:
+    """The rewards of the parent's answers to held-out prompts, measured once.
+
+    Raises:
+        RunFailed: a resumed run has lost them.
+    """
+    file = folder.path / BEFORE
+    if not file.is_file():
+        if folder.resumes_from:
+            raise RunFailed(f"{file}: missing; it was written before the first step. Start a new run")
+        found = pupil.measure(pupil.model, asked.held_out[: pupil.settings.validation.at_end], "end", reward)
+        folder.write(BEFORE, json.dumps(found))
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _finish(
+    settings: GrpoConfig,
+    folder: RunFolder,
+    pupil: Pupil,
+    asked: Prompts,
+    reward: Reward,
+    progress: Progress,
+    before: dict[str, Any],
+) -> dict[str, Any]:
+    """Publish the model and measure it as it was written, beside its parent.
+
+    Returns:
+        the `--json` object of `rlhf grpo`.
+    """
+    held_out: Sequence[Asked] = asked.held_out[: settings.validation.at_end]
+    result: dict[str, Any] = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "reward_before": fmean(before["scores"]),
+    }
+    with folder.publish("model") as partial:
+        proving = [one.ids for one in held_out[:4]]
+        saved, proof = published.write(partial, pupil.model, pupil.tokenizer, pupil.stop_ids, proving)
+        after = pupil.measure(saved.to(settings.run.device), held_out, "end", reward)
+        told = {name: after[name] for name in ("kl", "stopped_share", "answer_tokens")}
+        result |= {
+            "reward_after": fmean(after["scores"]),
+            "reward_gain": asdict(paired_difference(before["scores"], after["scores"])),
+            **told,
+            "held_out": len(held_out),
+            "prompts": len(asked.train),
+            "too_long": asked.num_too_long,
+            "tokens": progress.tokens,
+            "loop_s": round(progress.elapsed_s, 3),
+            **proof,
+        }
+        lines = _lines(settings, reward, result)
+        card = model_card.write(folder.path.name, lineage.read(folder.path), lines)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    plots.reinforcement(read_metrics(folder.path), folder.path / "reward.png")
+    text = [f"# {folder.path}", "", *(f"- {line}" for line in lines), *table(after["samples"]), ""]
+    folder.write_summary(
+        "\n".join([*text, f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"])
+    )
+    return result
+
+
+def _lines(settings: GrpoConfig, reward: Reward, result: dict[str, Any]) -> list[str]:
+    """The results in sentences."""
+    gain = result["reward_gain"]
+    lines = [
+        f"reward ({reward.name}) of {result['held_out']} answers to held-out prompts: {result['reward_after']:.4g}, "
+        f"{result['reward_before']:.4g} before; difference {gain['value']:+.3g} "
+        f"({gain['low']:+.3g} to {gain['high']:+.3g})",
+        f"KL from the parent: {result['kl']:.3f} nats an answer; {result['answer_tokens']:.1f} tokens an answer, "
+        f"{result['stopped_share']:.0%} end by themselves",
+        f"{result['steps'] * settings.batch.examples // settings.group.passes} answers to {result['prompts']} prompts, "
+        f"{console.format_count(result['tokens'])} tokens; the weights are those of step {result['best_step']}, the "
+        "best by held-out reward",
+    ]
+    if gain["low"] <= 0:
+        lines.append("the interval of the difference holds 0: it is not shown that anything was learned")
+    return lines + published.sentences(result)

@@ -1,0 +1,283 @@
+"""`fledge rlhf grpo`: what is trained on, the loss against the paper's formula, exact resume, results, errors."""
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fledge import config, rundir, trainer_bridge
+from fledge.__main__ import run
+from fledge.models import folder
+from fledge.tokens import TextTokenizer
+from rlhf.config import GrpoConfig
+from rlhf.policy import Answers, Policy
+
+QUICK = [
+    "--config=tiny",
+    "--run.threads=1",
+    "--run.max-steps=6",
+    "--run.checkpoint-every=2",
+    "--validation.every=2",
+    "--validation.prompts=4",
+    "--validation.at-end=20",
+    "--sampling.max-new-tokens=6",
+    "--group.answers=4",
+    "--batch.examples=32",
+    "--validation.share=0.3",
+    "--optim.learning-rate=0.02",
+]
+LETTERS = "def score(rows, answers):\n    return [sum(map(str.islower, text)) / (len(text) + 1) for text in answers]\n"
+
+
+def train(base: Path, prompts: Path, reward: Path | str, out: Path, *more: str) -> int:
+    options = [f"--prompts={prompts}", f"--reward={reward}", "--out", str(out), *QUICK, *more]
+    return run(["rlhf", "grpo", str(base), *options])
+
+
+def weights(path: Path) -> bytes:
+    return (path / "model" / "model.safetensors").read_bytes()
+
+
+def result_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads((path / "result.json").read_text()))
+
+
+def metrics_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts of different lengths."""
+    path = tmp_path_factory.mktemp("data") / "prompts.jsonl"
+    rows = [{"prompt": "Tell " + "me " * (n % 4) + f"of {n}"} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward for small letters, which a few steps can learn."""
+    path = tmp_path_factory.mktemp("reward") / "letters.py"
+    path.write_text(LETTERS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(qwen3: Path, prompts: Path, letters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, a batch of answers for two steps."""
+    out = tmp_path_factory.mktemp("runs") / "grpo"
+    assert train(qwen3, prompts, letters, out, "--group.steps=2") == 0
+    return out
+
+
+# --- what is trained on ---
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
+    kind: str, tokenizer: TextTokenizer, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """-(A ratio - beta (ref/pi - log(ref/pi) - 1)), a mean over each answer's tokens, then over answers.
+
+    Source: Shao et al. 2024 (arXiv 2402.03300), eq. 3 and 4; at the first step policy and sampler agree, ratio = 1.
+    Prompts differ in length: GPT-2 would see other positions than it sampled with if they were padded to the left.
+    """
+    base = request.getfixturevalue(kind)
+    beta = 0.5
+    asked = [tokenizer.encode("Who keeps"), tokenizer.encode("Where is the goat of the baker now")]
+    answers = [tokenizer.encode(text) for text in ("the mill", "a goat", "no", "it is at the inn")]
+    rewards = [1.0, 0.0, 3.0, 2.0]
+    settings = config.load(
+        GrpoConfig,
+        None,
+        {
+            ("model",): "x",
+            ("reward",): "x",
+            ("prompts",): ["x"],
+            ("group", "answers"): "2",
+            ("batch", "examples"): "4",
+            ("run", "threads"): "1",
+        },
+    )
+    settings = trainer_bridge.resolved(settings, 4)
+    policy, reference = (folder.load_by_transformers(base) for _ in range(2))
+    seen: list[Any] = []
+
+    def judge(examples: list[Any], ids: list[list[int]]) -> list[float]:
+        seen.extend(zip(examples, ids, strict=True))
+        return rewards
+
+    job = trainer_bridge.Job(
+        model=policy,
+        examples=asked,
+        collate=lambda rows: [{"prompt": ids, "example": number} for number, ids in enumerate(rows)],
+        loss=None,
+        num_targets=lambda batch: 1,
+        tokenizer=tokenizer,
+        arguments={"num_generations": 2, "beta": beta, "loss_type": "grpo"},
+        write=lambda model, ids, step: answers,
+        judge=judge,
+    )
+    with rundir.create(settings, tmp_path / "r") as run_folder:
+        trainer = trainer_bridge._make(job, settings, run_folder, "trl-grpo")
+    with torch.no_grad():  # away from the reference
+        for weight in policy.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    trainer.current_gradient_accumulation_steps = 1
+    policy.train()
+    rows = [asked[0], asked[0], asked[1], asked[1]]
+    inputs = trainer._prepare_inputs(job.collate(rows))
+    loss = float(trainer.compute_loss(policy, inputs, num_items_in_batch=torch.tensor(1)).detach())
+
+    assert seen == list(enumerate(answers))
+    all_answers = Answers(rows, answers)
+    own, theirs = Policy(policy).scored(all_answers), Policy(reference).scored(all_answers)
+    expected = 0.0
+    for place, (own_N, reference_N) in enumerate(zip(own, theirs, strict=True)):
+        group = rewards[place // 2 * 2 : place // 2 * 2 + 2]
+        mean = sum(group) / 2
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in group))  # n - 1 = 1
+        advantage = (rewards[place] - mean) / (deviation + 1e-4)
+        kls = [
+            math.exp(r - o) - (r - o) - 1 for o, r in zip(own_N.tolist(), reference_N.tolist(), strict=True)
+        ]
+        expected += sum(-advantage + beta * kl for kl in kls) / len(kls) / 4
+    assert loss == pytest.approx(expected, abs=1e-5)
+    assert abs(expected) > 0.01
+
+
+# --- runs ---
+
+
+def test_the_reward_rises_and_the_model_loads(trained: Path) -> None:
+    result = result_of(trained)
+    assert result["reward_gain"]["low"] > 0
+    assert result["kl"] > 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(trained / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
+    stops = tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id)
+    assert stops == ["<|im_end|>", "<|endoftext|>"]
+    samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
+    assert {"step", "prompt", "text", "reward", "kl"} <= set(samples[0])
+    assert "answers to held-out prompts" in (trained / "summary.md").read_text()
+
+
+def test_metrics_have_what_a_report_draws(trained: Path) -> None:
+    lines = metrics_of(trained)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(
+        {"reward", "kl", "entropy", "answer_tokens", "stopped_share"} <= set(line) for line in lines[::2]
+    )
+    assert all({"validation_reward", "validation_kl"} <= set(line) for line in lines[1::2])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--group.steps=2"], ["--group.passes=2", "--batch.microbatch=4", "--lora.rank=2"]],
+    ids=["full", "lora"],
+)
+def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
+    qwen3: Path, prompts: Path, letters: Path, tmp_path: Path, more: list[str]
+) -> None:
+    assert train(qwen3, prompts, letters, tmp_path / "whole", *more) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for gone in [tmp_path / "cut" / "checkpoints" / "step-000006", tmp_path / "cut" / "model"]:
+        shutil.rmtree(gone)
+    (tmp_path / "cut" / "result.json").unlink()
+    assert run(["rlhf", "grpo", "--resume", str(tmp_path / "cut")]) == 0
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    same = ("reward", "kl", "loss", "tokens", "validation_reward")
+    told = [
+        [[line.get(n) for n in same] for line in metrics_of(tmp_path / name)] for name in ("whole", "cut")
+    ]
+    assert told[0] == told[1]
+
+
+def test_checkpoints_fall_where_no_answers_are_left_over(
+    qwen3: Path, prompts: Path, letters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--group.steps=2", "--group.passes=2", "--run.keep-checkpoints=9", "--run.checkpoint-every=3"]
+    assert train(qwen3, prompts, letters, tmp_path / "r", *options) == 0
+    assert "8 steps instead of 6: 4 of them share a batch of answers" in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "r" / "checkpoints").iterdir()) == [
+        "step-000004",
+        "step-000008",
+    ]
+
+
+def test_sigkill_and_resume_as_processes(
+    qwen3: Path, prompts: Path, letters: Path, tmp_path: Path, trained: Path
+) -> None:
+    out = tmp_path / "r"
+    options = [*QUICK, "--group.steps=2", f"--prompts={prompts}", f"--reward={letters}", "--out", str(out)]
+    command = [sys.executable, "-m", "fledge", "rlhf", "grpo", str(qwen3), *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(out.glob("checkpoints/step-*")):
+            time.sleep(0.01)  # watches another process's folder
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "result.json").exists()
+    assert run(["rlhf", "grpo", "--resume", str(out)]) == 0
+    assert weights(out) == weights(trained)
+
+
+def test_a_reward_model_rewards(qwen3: Path, prompts: Path, judge: Path, tmp_path: Path) -> None:
+    assert train(qwen3, prompts, judge, tmp_path / "r", "--run.max-steps=2") == 0
+    lineage = json.loads((tmp_path / "r" / "lineage.json").read_text())
+    assert lineage["rewards"][0]["model"]["sha256"]
+
+
+# --- errors ---
+
+
+def test_a_reward_that_fails_stops_the_run_and_loses_nothing(
+    qwen3: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, count = tmp_path / "mine.py", tmp_path / "count"
+    file.write_text(
+        f"import pathlib\n{LETTERS}good = score\n"
+        "def score(rows, answers):\n"
+        f"    file = pathlib.Path({str(count)!r})\n"
+        "    calls = int(file.read_text() or 0) if file.exists() else 0\n"
+        "    file.write_text(str(calls + 1))\n"
+        "    return [float('nan')] * len(rows) if calls == 4 else good(rows, answers)\n"
+    )
+    assert train(qwen3, prompts, file, tmp_path / "r") == 1
+    assert "mine.py: nan, no finite number, for the answer" in capsys.readouterr().err
+    assert (tmp_path / "r" / "checkpoints" / "step-000002").is_dir()
+    assert run(["rlhf", "grpo", "--resume", str(tmp_path / "r")]) == 0
+
+
+def test_what_keeps_it_from_learning_is_told_once(
+    qwen3: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(rows, answers):\n    return [1] * len(rows)\n")
+    assert train(qwen3, prompts, file, tmp_path / "r", "--sampling.max-new-tokens=1") == 0
+    told = capsys.readouterr().err
+    assert told.count("in 3 batches all answers to a prompt earned the same, so nothing is learned") == 1
+    assert told.count("no answer to the held-out prompts ends by itself within 1 tokens") == 1
+    assert "it is not shown that anything was learned" in (tmp_path / "r" / "summary.md").read_text()
+
+
+def test_what_is_wrong_is_told(
+    qwen3: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(qwen3, prompts, "vilage", tmp_path / "r") == 1
+    assert "did you mean 'village'?" in capsys.readouterr().err
+    assert train(qwen3, prompts, "length:5", tmp_path / "r", "--group.answers=3") == 1
+    assert "group.answers 3 does not divide batch.examples x group.steps (32)" in capsys.readouterr().err
+    assert train(qwen3, prompts, "length:5", tmp_path / "r", "--sampling.max-new-tokens=60") == 1
+    assert "0 prompts fit into 4 tokens, 60 are longer" in capsys.readouterr().err
+    assert train(qwen3, prompts, "village", tmp_path / "r") == 1
+    assert "--reward village: no row of the village's instructions: it has no" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
