@@ -145,7 +145,7 @@ class GrpoConfig(CommandConfig):
     )
     prompts: list[str] = Field(
         min_length=1,
-        description="rows with prompt, messages or instruction: files, folders, globs; repeatable",
+        description="rows with prompt, messages, instruction or question: files, folders, globs; repeatable",
     )
     max_bad_share: float = Field(
         0.01,

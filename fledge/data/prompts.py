@@ -8,7 +8,7 @@ from fledge.data import conversations
 from fledge.data.alpaca import prompt_of
 from fledge.data.messages import Message
 
-EXPECTS = '"prompt", "messages" or "instruction" (with "input"), or a conversation with its answer'
+EXPECTS = '"prompt", "messages" or "instruction" (with "input"), "question", or a conversation with its answer'
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prompt:
 
 
 def of_row(values: Mapping[str, Any]) -> Prompt:
-    """The prompt in a row of any known format, or in its `prompt`, `messages` or `instruction` alone.
+    """The prompt in a row of any known format, or in its `prompt`, `messages`, `instruction` or `question` alone.
 
     An instruction's input stands in `input`, or in the first of `instances`.
     Raises:
@@ -45,6 +45,8 @@ def of_row(values: Mapping[str, Any]) -> Prompt:
         return _asked(text, instances[0].get("output"))
     if isinstance(values.get("prompt"), str):
         return _asked(values["prompt"], None)
+    if isinstance(values.get("question"), str):
+        return _asked(values["question"], values.get("answer"))
     raise ValueError(f"expected {EXPECTS}; fields: {', '.join(map(str, values)) or 'none'}")
 
 

@@ -170,6 +170,7 @@ def test_pooled_estimates_are_the_metric_itself() -> None:
         ({"instruction": "Add", "input": "1 2", "output": "3"}, ["Add\n\n1 2"], "3"),
         ({"instruction": "Add", "instances": [{"input": "1 2", "output": "3"}]}, ["Add\n\n1 2"], "3"),
         ({"instruction": "Add"}, ["Add"], None),
+        ({"question": "2 + 2?", "answer": "#### 4"}, ["2 + 2?"], "#### 4"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, ["Hi"], None),
         ({"prompt": [{"role": "user", "content": "Hi"}]}, ["Hi"], None),
         (

@@ -281,3 +281,9 @@ def test_what_is_wrong_is_told(
     assert train(qwen3, prompts, "village", tmp_path / "r") == 1
     assert "--reward village: no row of the village's instructions: it has no" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_gsm8k_can_be_trained_on_as_it_is(qwen3: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(40)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train(qwen3, tmp_path / "gsm8k.jsonl", "gsm8k", tmp_path / "r", "--run.max-steps=1") == 0
