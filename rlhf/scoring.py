@@ -10,14 +10,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from eval import checks
 from eval.reward import RewardModel
 from fledge import console, lineage
 from fledge.data import prompts
 from fledge.errors import DataError, FledgeError, ModelError
 from fledge.models.folder import find_model, read_config
 from fledge.tokens import TextTokenizer
+from rlhf import rewards
 
-REWARDS = Path(__file__).resolve().parent / "rewards"
+# Each file in these packages is a reward by its name; a check is one by its `check(row, answer)`.
+PACKAGES = {"rlhf.rewards": Path(rewards.__file__).parent, "eval.checks": Path(checks.__file__).parent}
 
 Score = Callable[[Sequence[dict[str, Any]], Sequence[str]], Sequence[float]]
 
@@ -72,11 +75,11 @@ class Reward:
 
 
 def open_reward(source: str, device: str = "cpu") -> Reward:
-    """Find a reward: NAME or NAME:ARGUMENT of a module in `rlhf/rewards`, FILE.py, or a reward model.
+    """Find a reward: NAME or NAME:ARGUMENT of a module in `rlhf/rewards` or `eval/checks`, FILE.py, or a reward model.
 
     A module has `score(rows, answers) -> list[float]`, or `make(argument, device)` that gives such a function (and,
-    where it reads a model, `folder_of(argument)`); a user's file has `score`. A name goes before a folder that is
-    called so: write ./NAME for that.
+    where it reads a model, `folder_of(argument)`); a check has `check(row, answer) -> float`; a user's file has
+    `score`. A name goes before a folder that is called so: write ./NAME for that.
     Raises:
         DataError: there is no such reward; lists what there is.
         ModelError: the folder is no reward model; says what it is.
@@ -87,9 +90,11 @@ def open_reward(source: str, device: str = "cpu") -> Reward:
         if not file.is_file():
             raise DataError(f"--reward {source}: no such file")
         return _of_module(source, _imported(file), file, None, device)
-    if name in shipped():
-        module = importlib.import_module(f"rlhf.rewards.{name}")
-        return _of_module(source, module, REWARDS / f"{name}.py", argument if colon else None, device)
+    for package, folder in PACKAGES.items():
+        file = folder / f"{name}.py"
+        if name in shipped() and file.is_file():
+            module = importlib.import_module(f"{package}.{name}")
+            return _of_module(source, module, file, argument if colon else None, device)
     if not Path(source).exists() and "/" not in source:
         close = difflib.get_close_matches(name, shipped(), 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -101,8 +106,8 @@ def open_reward(source: str, device: str = "cpu") -> Reward:
 
 
 def shipped() -> list[str]:
-    """The names of the rewards in `rlhf/rewards`."""
-    return sorted(file.stem for file in REWARDS.glob("[a-z]*.py"))
+    """The names of the rewards and of the checks."""
+    return sorted({file.stem for folder in PACKAGES.values() for file in folder.glob("[a-z]*.py")})
 
 
 def announce(reward: Reward, tokenizer: TextTokenizer) -> None:
@@ -121,6 +126,10 @@ def _of_module(source: str, module: Any, file: Path, argument: str | None, devic
     identity: dict[str, Any] = {"name": source, "sha256": lineage.sha256_file(file)}
     if argument is None and hasattr(module, "score"):
         return Reward(source, None, module.score, identity=identity)
+    if argument is None and hasattr(module, "check"):
+        return Reward(
+            source, None, lambda rows, answers: list(map(module.check, rows, answers)), identity=identity
+        )
     if not hasattr(module, "make"):
         problem = "has no function score(rows, answers)" if argument is None else f"takes no {argument!r}"
         raise DataError(f"--reward {source}: {file.name} {problem}")
