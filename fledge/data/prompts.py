@@ -8,7 +8,9 @@ from fledge.data import conversations
 from fledge.data.alpaca import prompt_of
 from fledge.data.messages import Message
 
-EXPECTS = '"prompt", "messages" or "instruction" (with "input"), "question", or a conversation with its answer'
+EXPECTS = (
+    '"prompt", "messages", "question" or "instruction" (with "input"), or a conversation with its answer'
+)
 
 
 @dataclass(frozen=True)

@@ -98,14 +98,14 @@ def test_an_empty_reference_is_refused(subject: Subject, tmp_path: Path) -> None
 
 
 def test_a_missing_field_is_named(subject: Subject, tmp_path: Path) -> None:
-    file = write(tmp_path, [{"question": "a"}])
-    with pytest.raises(
-        DataError, match=r"rows\.jsonl:1: no field 'ask', which the task names; it has question"
-    ):
+    file = write(tmp_path, [{"query": "a"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no field 'ask', which the task names; it has query"):
         harness.measure(
             subject, TaskConfig(kind="checked", check="gsm8k", data=[file], fields={"prompt": "ask"})
         )
-    with pytest.raises(DataError, match=r'rows\.jsonl:1: expected "prompt", "messages" or "instruction"'):
+    with pytest.raises(
+        DataError, match=r'rows\.jsonl:1: expected "prompt", "messages", "question" or "instruction"'
+    ):
         harness.measure(subject, TaskConfig(kind="checked", check="gsm8k", data=[file]))
 
 
@@ -194,7 +194,7 @@ def test_a_prompt_is_found_in_every_format(
 
 
 def test_rows_without_a_prompt_are_refused() -> None:
-    with pytest.raises(ValueError, match='expected "prompt", "messages" or "instruction"'):
+    with pytest.raises(ValueError, match='expected "prompt", "messages", "question" or "instruction"'):
         prompts.of_row({"text": "a"})
     with pytest.raises(ValueError, match="the prompt is empty"):
         prompts.of_row({"prompt": " "})

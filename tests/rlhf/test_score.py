@@ -58,7 +58,7 @@ def test_a_shipped_reward_scores_too(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answer": "Ada"}, 'in.jsonl:2: expected "prompt", "messages" or "instruction"'),
+        ({"answer": "Ada"}, 'in.jsonl:2: expected "prompt", "messages", "question" or "instruction"'),
         ({"prompt": "Who?"}, "in.jsonl:2: no answer; name its column with --answer-field, now 'answer'"),
         ({"prompt": "Who?", "answer": 3}, "in.jsonl:2: no answer; name its column"),
     ],
