@@ -166,7 +166,7 @@ def _summary(settings: CompareConfig, result: dict[str, Any], folder: RunFolder)
         "",
         "KL: to the reference, nats an answer. % of possible: of the highest gain at that KL that any policy can have, "
         f"by the table below; beyond its end, where fewer than {LEAST} answers carry it, of the gain there. "
-        "Perplexity: under the reference. In parentheses: 95 % intervals over prompts.",
+        "Perplexity: under the reference. In parentheses: 95 % intervals over prompts; ? where the KL may be 0.",
         "",
         _frontier(result["frontier"]),
         "",

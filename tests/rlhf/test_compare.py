@@ -239,7 +239,7 @@ def test_what_is_certainly_wrong_is_flagged(rewards: ndarray) -> None:
     hacked = Point("hacked", "ppo", np.full(40, 0.1), reference.reward + 0.3, reference.gold - 0.2, {})
     fine = Point("fine", "ppo", np.full(40, 2.0), reference.reward + 1.5, reference.gold, {})
     assert against.flags([reference, best_of_4, wasteful, hacked, fine]) == [
-        "wasteful has less reward than best of 4, at more KL",
+        "wasteful has less reward than best of 4, which is no farther from the reference",
         "hacked has more reward than the reference and less gold reward: over-optimised",
     ]
 
