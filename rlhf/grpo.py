@@ -53,8 +53,9 @@ def run(settings: GrpoConfig, folder: RunFolder) -> dict[str, Any]:
         return [completion.ids for completion, _ in written]
 
     def judge(chosen: list[Asked], answers: list[list[int]]) -> list[float]:
-        texts = [pupil.text(ids) for ids in answers]
-        return watch.of_training(reward.score([one.row for one in chosen], texts))
+        scores = reward.score([one.row for one in chosen], [pupil.text(ids) for ids in answers])
+        penalties = [settings.scores.unfinished_penalty * (ids[-1] not in pupil.stop_ids) for ids in answers]
+        return watch.of_training([score - cost for score, cost in zip(scores, penalties, strict=True)])
 
     def check(model: Any) -> dict[str, float]:
         # From the other end than those that the model is measured by in the end: other prompts, where there are enough.

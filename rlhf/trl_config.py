@@ -126,6 +126,14 @@ class GrpoLossConfig(Config):
     )
 
 
+class ScoresConfig(Config):
+    """What is done to a score before it is learned from."""
+
+    unfinished_penalty: float = Field(
+        1.0, ge=0, description="taken from the score of an answer that does not end by itself"
+    )
+
+
 class GrpoConfig(CommandConfig):
     """Train a model to write what a reward scores high, each answer against others to the same prompt (GRPO).
 
@@ -156,6 +164,7 @@ class GrpoConfig(CommandConfig):
     )
     group: GroupConfig = GroupConfig()
     loss: GrpoLossConfig = GrpoLossConfig()
+    scores: ScoresConfig = ScoresConfig()
     sampling: SamplingConfig = SamplingConfig()
     lora: LoraConfig = LoraConfig()
     batch: BatchConfig = BatchConfig(examples=64)

@@ -34,6 +34,7 @@ QUICK = [
     "--batch.examples=32",
     "--validation.share=0.3",
     "--optim.learning-rate=0.02",
+    "--scores.unfinished-penalty=0",
 ]
 LETTERS = "def score(rows, answers):\n    return [sum(map(str.islower, text)) / (len(text) + 1) for text in answers]\n"
 
@@ -234,6 +235,17 @@ def test_a_reward_model_rewards(qwen3: Path, prompts: Path, judge: Path, tmp_pat
     assert train(qwen3, prompts, judge, tmp_path / "r", "--run.max-steps=2") == 0
     lineage = json.loads((tmp_path / "r" / "lineage.json").read_text())
     assert lineage["rewards"][0]["model"]["sha256"]
+
+
+def test_answers_that_do_not_end_pay_for_it(qwen3: Path, prompts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(rows, answers):\n    return [1] * len(rows)\n")
+    options = ["--scores.unfinished-penalty=3", "--sampling.max-new-tokens=40", "--run.max-steps=1"]
+    assert train(qwen3, prompts, file, tmp_path / "r", *options) == 0
+    (line,) = metrics_of(tmp_path / "r")
+    assert 0 < line["stopped_share"] < 1
+    assert line["reward"] == pytest.approx(1 - 3 * (1 - line["stopped_share"]), abs=1e-6)
+    assert result_of(tmp_path / "r")["reward_after"] == 1
 
 
 # --- errors ---
