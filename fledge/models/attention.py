@@ -152,21 +152,22 @@ def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
 
     Source: Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        if torch.is_grad_enabled():
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not torch.is_grad_enabled() and x.dtype in (torch.float32, torch.bfloat16):
+            # The same numbers without the bookkeeping, which is half of a small model's decoding step.
+            return _cpu_rms_norm(x, weight, epsilon)[0]
+        if x.dtype == torch.float32:
             return _CpuRMSNorm.apply(x, weight, epsilon)
-        # The same numbers without the bookkeeping, which is half of a small model's decoding step.
-        return _cpu_rms_norm(x, weight, epsilon)[0]
     weight = None if weight is None else weight.to(x.dtype)  # they differ under autocast
     return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
 
 
 def _cpu_rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The normed values, and what x was multiplied with."""
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-    scale = mean_square.add_(epsilon).rsqrt_()
+    """The normed values, worked out in float32, and what x was multiplied with."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     normed = x * scale
-    return normed if weight is None else normed.mul_(weight), scale
+    return (normed if weight is None else normed.mul_(weight)).to(x.dtype), scale
 
 
 class _CpuRMSNorm(torch.autograd.Function):

@@ -203,7 +203,7 @@ class Model(LanguageModel):
     ) -> Tensor:
         """Hidden states after the last norm."""
         x_BTD = rms_norm(self.token_embed(ids_BT), None, self.config.norm_epsilon)
-        cos_T1E, sin_T1E = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+        cos_T1E, sin_T1E = (table[positions].unsqueeze(-2).to(x_BTD.dtype) for table in (self.cos, self.sin))
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, cos_T1E, sin_T1E, visible, cache, layer)
         return rms_norm(x_BTD, None, self.config.norm_epsilon)

@@ -80,8 +80,8 @@ def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor, is_seen_BV:
     if sampling.min_p > 0:
         least_B1 = sampling.min_p * probabilities_BC.amax(-1, keepdim=True)
         probabilities_BC = probabilities_BC.masked_fill(probabilities_BC < least_B1, 0)
-    # float64: float32 would lose the unlikely tokens of a large vocabulary.
-    cumulative_BC = probabilities_BC.cumsum(-1, dtype=torch.float64)
+    # float64: float32 would lose the unlikely tokens of a large vocabulary; in place, as new memory costs more.
+    cumulative_BC = probabilities_BC.double().cumsum_(-1)
     total_B1 = cumulative_BC[:, -1:]
     place_B1 = torch.searchsorted(cumulative_BC, uniform_B[:, None] * total_B1, right=True)
     logprobs_B = (probabilities_BC.gather(1, place_B1) / total_B1).log().float()[:, 0]
