@@ -13,7 +13,7 @@ STAGES = {
     "tokenizer": "text to a tokenizer",
     "pretrain": "text and a tokenizer to a base model",
     "finetune": "a base model to one that answers, or that classifies",
-    "rlhf": "reward models, PPO, DPO, GRPO",
+    "rlhf": "reward models, PPO, DPO, GRPO, and their comparison",
     "eval": "the same numbers for every model",
 }
 
@@ -116,4 +116,6 @@ def cli(ctx: click.Context) -> None:
     Each command reads a folder and writes the next: fledge STAGE COMMAND --help shows what it takes.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        from fledge import life_map
+
+        click.echo(f"{ctx.get_help()}\n\n{life_map.draw()}")
