@@ -12,5 +12,5 @@ cli = StageGroup(
         "grpo",
         "compare",
     ],
-    help="Reward models, PPO, DPO and GRPO.",
+    help="Reward models, PPO, DPO, GRPO, and their comparison.",
 )

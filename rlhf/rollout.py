@@ -4,6 +4,7 @@ What was sampled is what is trained on: ids in, ids out, with the log-probabilit
 Shapes: B episodes, N tokens of the longest answer.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def write(
     order = sorted(range(len(asked)), key=lambda row: len(asked[row].ids))
     for start in range(0, len(order), at_once):
         rows = order[start : start + at_once]
-        written = generation.generate(model, [asked[row].ids for row in rows], sampling)
+        # Copies of a prompt in two batches would else draw the same random numbers.
+        own = dataclasses.replace(sampling, seed=sampling.seed + start)
+        written = generation.generate(model, [asked[row].ids for row in rows], own)
         for row, completion in zip(rows, written, strict=True):
             ids = completion.ids[:-1] if completion.finish == "stop" else completion.ids
             found[row] = completion, tokenizer.decode(ids)

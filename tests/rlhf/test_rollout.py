@@ -1,10 +1,16 @@
 """Episodes: which prompts, which token earns the score, how scores are scaled."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from fledge.models.folder import load_model
+from fledge.models.generation import Sampling
+from fledge.tokens import TextTokenizer
 from rlhf.config import AdvantageConfig, RewardShapeConfig
-from rlhf.rollout import Episode, RewardScale, lesson_of, prompts_of_step, token_rewards
+from rlhf.prompts import Asked
+from rlhf.rollout import Episode, RewardScale, lesson_of, prompts_of_step, token_rewards, write
 
 
 def episode(num_tokens: int, score: float, is_stopped: bool = True, ratio: float = 0.0) -> Episode:
@@ -68,6 +74,12 @@ def test_padding_of_a_batch_does_not_move_its_lesson() -> None:
     alone = lesson_of([short], RewardScale(), 0.1, shape, "k1", advantage)
     together = lesson_of([short, long], RewardScale(), 0.1, shape, "k1", advantage)
     torch.testing.assert_close(together.advantage_BN[0, :2], alone.advantage_BN[0])
+
+
+def test_copies_of_a_prompt_get_answers_of_their_own(qwen3: Path, tokenizer: TextTokenizer) -> None:
+    asked = [Asked({"prompt": "x"}, [{"role": "user", "content": "x"}], [5, 6, 7])] * 8
+    written = write(load_model(qwen3), asked, Sampling(max_new_tokens=6), tokenizer, at_once=4)
+    assert len({tuple(completion.ids) for completion, _ in written}) == 8
 
 
 def test_prompts_come_pass_after_pass_and_each_once_a_pass() -> None:
