@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.measure import Row, interleaved
+from bench.measure import Row, rates
 from fledge.deepspeed_engine import DeepSpeedEngine, Plan
 from fledge.engine import TorchEngine
 from fledge.models import architecture
@@ -40,9 +40,5 @@ def _compare(name: str, shape: dict[str, int], vocab_size: int, rows: int, steps
         for _ in range(steps):
             plain.step(batch)
 
-    zero_s, plain_s, zero_cpu, plain_cpu = interleaved(ours, theirs)
-    tokens = steps * rows * shape["context"]
     title = f"DeepSpeed ZeRO 1 against the plain engine, GPT-2 {name}"
-    return Row(
-        title, tokens / zero_s, tokens / plain_s, plain_s / zero_s, goal, "tokens/s", (zero_cpu, plain_cpu)
-    )
+    return rates(title, ours, theirs, steps * rows * shape["context"], "tokens/s", goal, repeats=3)
