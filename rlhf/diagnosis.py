@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from math import hypot, sqrt
+from statistics import fmean, variance
 from typing import Any
 
 from rlhf.config import PpoConfig
@@ -10,6 +11,7 @@ from rlhf.config import PpoConfig
 Line = dict[str, Any]  # of metrics.jsonl
 
 WINDOW = 5  # steps that are averaged, so that one unlucky batch is no finding
+ERRORS = 3  # standard errors that are no noise; more than the usual 2, as every step asks
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,16 @@ def _is_settled(lines: Sequence[Line]) -> bool:
     return len(lines) >= 2 * WINDOW
 
 
+def _learning(lines: Sequence[Line]) -> list[Line]:
+    """The steps in which the policy was trained; in those of the critic's warm-up some things are not measured."""
+    return [line for line in lines if line["updates"]]
+
+
+def _error(values: Sequence[float]) -> float:
+    """Standard error of the mean of some steps."""
+    return sqrt(variance(values) / len(values))
+
+
 def _negative_kl(lines: Sequence[Line], settings: PpoConfig) -> str:
     if len(lines) < WINDOW or fmean(_recent(lines, "kl")) > -0.1 * max(
         1.0, fmean(_recent(lines, "answer_tokens")) / 50
@@ -92,18 +104,18 @@ def _ratio(lines: Sequence[Line], settings: PpoConfig) -> str:
 
 def _kl_explosion(lines: Sequence[Line], settings: PpoConfig) -> str:
     kl, tokens = lines[-1]["kl"], lines[-1]["answer_tokens"]
-    if kl < 10 * tokens:
+    if kl < 20 + 5 * tokens:  # 20: a short answer may rightly be one that the reference hardly ever gives
         return ""
     return (
-        f"the KL from the reference is {kl:.0f} nats an answer, over 10 a token: the policy has come apart. Lower "
-        "--optim.learning-rate, raise --kl.weight or set --clip.stop-kl 0.05, and start a new run"
+        f"the KL from the reference is {kl:.0f} nats an answer of {tokens:.0f} tokens: the policy has come apart. "
+        "Lower --optim.learning-rate, raise --kl.weight or set --clip.stop-kl 0.05, and start a new run"
     )
 
 
 def _entropy_collapse(lines: Sequence[Line], settings: PpoConfig) -> str:
-    if not _is_settled(lines) or not (first := _first(lines, "entropy")):
+    if not _is_settled(lines := _learning(lines)):
         return ""
-    now, before = fmean(_recent(lines, "entropy")), fmean(first)
+    now, before = fmean(_recent(lines, "entropy")), fmean(_first(lines, "entropy"))
     if before < 0.05 or now > 0.1 * before:
         return ""
     return (
@@ -126,61 +138,68 @@ def _length_blow_up(lines: Sequence[Line], settings: PpoConfig) -> str:
 
 
 def _never_stops(lines: Sequence[Line], settings: PpoConfig) -> str:
-    if (
-        len(lines) < WINDOW
-        or fmean(_recent(lines, "stopped_share")) > 0.02
-        or settings.sampling.max_new_tokens == 1
-    ):
+    penalty, room = settings.scores.unfinished_penalty, settings.sampling.max_new_tokens
+    if len(lines) < WINDOW or fmean(_recent(lines, "stopped_share")) > 0.02 or room == 1:
+        return ""
+    before = fmean(_first(lines, "stopped_share"))
+    if _is_settled(lines) and before > 0.1:
+        return (
+            f"answers no longer end by themselves within {room} tokens; {before:.0%} of the first ones did. The reward "
+            "pays for going on: raise --scores.unfinished-penalty"
+        )
+    if not penalty:  # whoever charges nothing for it expects it, as of a model without chat
         return ""
     return (
-        f"answers never end by themselves within {settings.sampling.max_new_tokens} tokens: raise "
+        f"no answer ends by itself within {room} tokens, and each is charged --scores.unfinished-penalty {penalty:g}. "
+        "If they are to be cut there, as those of a model without chat are, set it to 0; else raise "
         "--sampling.max-new-tokens, or teach the model to stop first (`fledge finetune instruct`)"
     )
 
 
 def _over_optimisation(lines: Sequence[Line], settings: PpoConfig) -> str:
-    """The reward that is learned from rises while one that is not falls from its best."""
-    rewards = [
-        (line["step"], line["reward"], line["validation_gold_reward"])
-        for line in lines
-        if "validation_gold_reward" in line
-    ]
-    kind = "gold reward"
-    if not rewards:
-        kind = "held-out reward"
-        rewards = [
-            (line["step"], line["reward"], line["validation_reward"])
-            for line in lines
-            if "validation_reward" in line
-        ]
-    if len(rewards) < 4:
+    """The reward that is learned from rises while one that is not falls from its best, both by more than noise."""
+    name, kind, cause = "validation_gold_reward", "gold reward", "the policy exploits the reward"
+    if not any(name in line for line in lines):
+        name, kind, cause = (
+            "validation_reward",
+            "held-out reward",
+            "the policy knows the training prompts by heart",
+        )
+    checks = [n for n, line in enumerate(lines) if f"{name}_error" in line]
+    if not checks:
         return ""
-    others = [other for _, _, other in rewards]
-    best = max(range(len(rewards)), key=lambda n: others[n])
-    if len(rewards) - best < 3 or not best + 1 < len(rewards):
+    best, last = max(checks, key=lambda n: float(lines[n][name])), [lines[n] for n in checks[-2:]]
+    until = max(best + 1, WINDOW)
+    if best >= checks[-2:][0] or len(lines) < until + WINDOW:
         return ""
-    spread = max(others) - min(others)
-    fell = others[best] - fmean(others[-2:])
-    rose = fmean(r for _, r, _ in rewards[-2:]) - rewards[best][1]
-    if spread == 0 or fell < 0.25 * spread or rose <= 0:
+    fell = lines[best][name] - fmean(line[name] for line in last)
+    # As if checks were independent: they ask the same prompts, so the true error is smaller.
+    errors = [lines[best][f"{name}_error"], *(line[f"{name}_error"] / len(last) for line in last)]
+    before, now = _recent(lines[:until], "reward"), _recent(lines, "reward")
+    rose = fmean(now) - fmean(before)
+    if fell <= ERRORS * hypot(*errors) or rose <= ERRORS * hypot(_error(before), _error(now)):
         return ""
     return (
-        f"since step {rewards[best][0]} the reward rose by {rose:.3g} while the {kind} fell by {fell:.3g}: the policy "
-        "exploits the reward. Stop at that step, raise --kl.weight or set --kl.budget"
+        f"since step {lines[best]['step']} the reward rose by {rose:.3g} while the {kind} fell by {fell:.3g} (standard "
+        f"error {hypot(*errors):.2g}): {cause}. Stop at that step, raise --kl.weight or set --kl.budget"
     )
 
 
 def _idle_critic(lines: Sequence[Line], settings: PpoConfig) -> str:
-    if (
-        not _is_settled(lines)
-        or fmean(found := _recent(lines, "explained_variance")) >= 0
-        or max(found) > 0.05
-    ):
+    if not _is_settled(lines := _learning(lines)):
         return ""
-    return (
-        f"the critic explains {fmean(found):.2f} of the returns' variance, less than their mean would: raise "
-        "--optim.critic-learning-rate, give it a start with --optim.critic-warmup 5, or set --scores.scale running"
-    )
+    found = _recent(lines, "explained_variance")
+    if max(found) < -0.02:
+        return (
+            f"the critic explains {fmean(found):.2f} of the returns' variance, less than their mean would: lower "
+            "--optim.critic-learning-rate, or give it a start with --optim.critic-warmup 5"
+        )
+    if any(found) and max(map(abs, found)) < 0.001:
+        return (
+            "the critic explains nothing of the returns: too small a --optim.critic-learning-rate, or scores so large "
+            "that steps of --clip.value do not get it there; set --scores.scale running"
+        )
+    return ""
 
 
 RULES: dict[str, Callable[[Sequence[Line], PpoConfig], str]] = {
