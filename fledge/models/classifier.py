@@ -23,6 +23,7 @@ from tokenizers.processors import TemplateProcessing
 from fledge.errors import ModelError
 from fledge.models.architecture import build, find_config, is_ours
 from fledge.models.folder import find_model, read_config, read_tensors
+from fledge.models.linear import quicken
 from fledge.tokens import TextTokenizer
 
 Text = tuple[str, str | None]  # and the second text of a pair
@@ -269,4 +270,4 @@ def _from_pretrained(folder: Path, device: str, **settings: Any) -> Any:
     allowed = re.compile(r"(score|classifier|pooler)\b" if settings else "$^")
     if wrong := sorted(name for name in unset if not allowed.search(name)):
         raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}")
-    return model.to(device).eval()
+    return quicken(model.to(device).eval())

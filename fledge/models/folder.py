@@ -14,6 +14,7 @@ from torch import Tensor
 from fledge import atomic, hub
 from fledge.errors import ConfigError, ModelError
 from fledge.models.architecture import LanguageModel, build, find_config, is_ours
+from fledge.models.linear import quicken
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -167,7 +168,7 @@ def load_by_transformers(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise ModelError(f"{folder}: transformers can't load it ({first_line})") from None
-    return model.to(device).eval()
+    return quicken(model.to(device).eval())
 
 
 def _download(name: str) -> Path:

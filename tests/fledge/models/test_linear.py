@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fledge.models.linear import Linear, linear
+from fledge.models.linear import Linear, linear, quicken
 
 
 def _result_and_gradients(function, *tensors):
@@ -46,3 +46,12 @@ def test_only_asked_for_gradients_are_made():
     layer(x).sum().backward()
     assert layer.weight.grad is None
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(3, 7))
+
+
+def test_quickened_layers_give_what_they_gave_and_keep_their_names():
+    model = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3, bias=False))
+    x, names = torch.randn(4, 7), list(model.state_dict())
+    expected = model(x)
+    torch.testing.assert_close(quicken(model)(x), expected)
+    assert list(model.state_dict()) == names
+    assert all(isinstance(layer, Linear | nn.ReLU) for layer in model)
