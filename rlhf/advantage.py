@@ -44,7 +44,7 @@ def estimate(
 def whiten(x_BN: Tensor, is_token_BN: Tensor) -> Tensor:
     """Mean 0 and variance 1 over all tokens together; 0 where there is none.
 
-    Source: Huang et al. 2024 (arXiv 2403.17031), detail 20; the variance is that of the tokens at hand (no n - 1).
+    Source: Huang et al. 2024 (arXiv 2403.17031); the variance is that of the tokens at hand (no n - 1).
     """
     tokens = x_BN[is_token_BN]
     scale = torch.rsqrt(tokens.var(unbiased=False) + 1e-8)
