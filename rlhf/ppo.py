@@ -19,6 +19,7 @@ from rlhf import diagnosis, rollout
 from rlhf.cast import Cast, share
 from rlhf.config import PpoConfig
 from rlhf.learning import Learner, explained_variance
+from rlhf.pupil import table
 from rlhf.rollout import Episode
 from rlhf.session import Session
 
@@ -108,16 +109,20 @@ def _measure_before(cast: Cast, folder: RunFolder) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     if folder.resumes_from:
         raise RunFailed(f"{file}: missing; it was written before the first step. Start a new run")
-    before = _measure(cast, cast.settings.validation.at_end)
+    before = _measure(cast, cast.settings.validation.at_end, "end")
     processes.wait_for_all()
     folder.write(BEFORE, json.dumps(before))
     processes.wait_for_all()
     return before
 
 
-def _measure(cast: Cast, num_prompts: int) -> dict[str, Any]:
-    """The policy's answers to the first held-out prompts: scores of each, and means."""
-    asked, episodes = _answer_held_out(cast, num_prompts)
+def _measure(cast: Cast, num_prompts: int, occasion: str) -> dict[str, Any]:
+    """The policy's answers to the first held-out prompts: scores of each, and means.
+
+    Args:
+        occasion: of the random numbers: others in the end than in the checks, where luck helps to pick the best step.
+    """
+    asked, episodes = _answer_held_out(cast, num_prompts, occasion)
     found: dict[str, Any] = {"scores": [episode.score for episode in episodes]}
     if cast.gold:
         texts = [episode.text for episode in episodes]
@@ -133,10 +138,10 @@ def _measure(cast: Cast, num_prompts: int) -> dict[str, Any]:
     }
 
 
-def _answer_held_out(cast: Cast, num_prompts: int) -> tuple[list[Any], list[Episode]]:
+def _answer_held_out(cast: Cast, num_prompts: int, occasion: str) -> tuple[list[Any], list[Episode]]:
     asked = cast.prompts.held_out[:num_prompts]
     mine = share(asked)
-    return asked, cast.judge(mine, cast.write(mine, "held out"), with_values=False)
+    return asked, cast.judge(mine, cast.write(mine, occasion), with_values=False)
 
 
 def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
@@ -162,7 +167,7 @@ def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
             is_last = counters.step == steps or is_spent
             is_best = False
             if counters.step % settings.validation.every == 0 or is_last:
-                checked = _measure(cast, settings.validation.prompts)
+                checked = _measure(cast, settings.validation.prompts, "check")
                 is_best = _note_best(session, checked)
                 metrics |= _checked_metrics(checked)
                 for sample in checked["samples"]:
@@ -268,7 +273,7 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
     """
     counters = session.counters
     _take_best(session, folder)
-    after = _measure(cast, cast.settings.validation.at_end)
+    after = _measure(cast, cast.settings.validation.at_end, "end")
     gain = paired_difference(before["scores"], after["scores"])
     result: dict[str, Any] = {
         "steps": counters.step,
@@ -360,15 +365,6 @@ def _lines(cast: Cast, result: dict[str, Any]) -> list[str]:
 def _summary(folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
     text = [f"# {folder.path}", "", *(f"- {line}" for line in lines)]
     last = [sample for sample in folder.samples() if sample["step"] == result["best_step"]]
-    if last:
-        text += ["", "## Answers", "", "| prompt | answer | reward | KL |", "|---|---|---|---|"]
-        text += [
-            f"| {_cell(s['prompt'])} | {_cell(s['text'])} | {s['reward']:.3g} | {s['kl']:.2f} |" for s in last
-        ]
+    text += table(last)
     text += ["", f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"]
     return "\n".join(text)
-
-
-def _cell(text: str) -> str:
-    line = " ".join(text.split()).replace("|", "\\|")
-    return line if len(line) <= 160 else f"{line[:157]}..."
