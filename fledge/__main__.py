@@ -1,5 +1,6 @@
 """`fledge` and `python -m fledge`: run the command line and turn errors into one line and an exit code."""
 
+import contextlib
 import io
 import os
 import signal
@@ -14,7 +15,14 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")
     # Outside of a loop, which stops politely by itself, SIGTERM is what Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "LOCAL_RANK" in os.environ:
+        # One of several processes: a thread of gloo's may still want to drop a tensor, and aborts if Python shuts down.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

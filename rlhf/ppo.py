@@ -155,6 +155,8 @@ def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
         console.progress("PPO", steps, "steps", counters.step) as bar,
         processes.lockstep(),
     ):
+        if counters.step == 0:
+            history.add(_start(cast, folder), settings)
         while counters.step < steps and counters.stopped_early_at is None:
             started = time.perf_counter()
             metrics = _step(cast, session, learner)
@@ -188,6 +190,17 @@ def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
             _tell(findings)
             if stops and not is_last:
                 raise folder.interrupted(counters.step)
+
+
+def _start(cast: Cast, folder: RunFolder) -> dict[str, Any]:
+    """Where the run begins, as the line of step 0: what the checks say of the parent."""
+    checked = _measure(cast, cast.settings.validation.prompts, "check")
+    for sample in checked["samples"]:
+        folder.log_sample({"step": 0} | sample)
+    line = {"step": 0, "reward": fmean(checked["scores"]), "kl": checked["kl"], "updates": 0}
+    line |= {name: checked[name] for name in ("answer_tokens", "stopped_share")} | _checked_metrics(checked)
+    folder.log(line)
+    return line
 
 
 def _step(cast: Cast, session: Session, learner: Learner) -> dict[str, Any]:
