@@ -5,6 +5,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from fledge.errors import ConfigError
-from fledge.models.loss import IGNORED
+from fledge.models.loss import IGNORED, compile_loss
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class TorchEngine:
         require_compiler()
         for block in self.model.blocks:
             block.compile()
+        if self._device == "cuda":
+            compile_loss()
         self._is_compiled = True
 
     def save(self, checkpoint: Path) -> dict[str, Any]:
@@ -104,14 +107,15 @@ class TorchEngine:
             the step's loss; where it or the gradient is not finite, nothing was updated.
         """
         self.model.train()
-        counts = [int((targets_BT != IGNORED).sum()) for _, targets_BT in microbatches]
-        num_targets = max(1, sum(counts))
+        # Left on the device: reading them here would hold up the launching of everything below.
+        counts = torch.stack([(targets_BT != IGNORED).sum() for _, targets_BT in microbatches]).float()
+        shares = counts / counts.sum().clamp(min=1)
 
-        def loss(ids_BT: Tensor, targets_BT: Tensor, count: int) -> Tensor:
-            return self.model(ids_BT, targets_BT) * (count / num_targets)
+        def loss(ids_BT: Tensor, targets_BT: Tensor, share: Tensor) -> Tensor:
+            return self.model(ids_BT, targets_BT) * share
 
         return self.update(
-            [functools.partial(loss, *pair, n) for pair, n in zip(microbatches, counts, strict=True)]
+            [functools.partial(loss, *pair, share) for pair, share in zip(microbatches, shares, strict=True)]
         )
 
     def update(self, losses: Sequence[Callable[[], Tensor]]) -> StepResult:
@@ -123,8 +127,10 @@ class TorchEngine:
             loss.backward()
             total += loss.detach()
         limit = self._clip_norm or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-        result = StepResult(float(total), norm, bool(torch.isfinite(total)) and norm < float("inf"))
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
+        # The only place of a step that waits for the device.
+        loss_sum, size = torch.stack([total, norm.to(total)]).tolist()
+        result = StepResult(loss_sum, size, math.isfinite(loss_sum) and math.isfinite(size))
         if result.is_finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

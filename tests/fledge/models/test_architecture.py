@@ -226,6 +226,26 @@ def test_chunked_loss_equals_plain_cross_entropy(reduction: str, softcap: float 
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_for_a_compiler_equals_autograd_through_cross_entropy(
+    softcap: float | None, dtype: torch.dtype
+) -> None:
+    from fledge.models.loss import _loss_and_gradient_fused
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 48, generator=generator).to(dtype)  # 45 of 48 columns are real
+    targets = torch.randint(45, (40,), generator=generator)
+    targets[5:9] = -100
+    told = logits.float().requires_grad_()
+    capped = (told if softcap is None else softcap * torch.tanh(told / softcap))[:, :45]
+    expected = torch.nn.functional.cross_entropy(capped, targets, reduction="sum")
+    loss, gradient = _loss_and_gradient_fused(logits, targets, 45, softcap)
+    torch.testing.assert_close(loss, expected)
+    # bfloat16: the gradient is rounded to what the products take anyway.
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, told)[0].to(dtype))
+
+
 def test_loss_without_targets_is_zero_and_has_no_gradient(ours: LanguageModel) -> None:
     ids_BT = some_ids(50, 1, 5)
     loss = ours.loss(ids_BT, torch.full_like(ids_BT, -100))
