@@ -13,8 +13,10 @@ def main() -> None:
     # A model's text may hold what the terminal's encoding has not (Windows' code pages).
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    # Outside of a loop, which stops politely by itself, SIGTERM is what Ctrl-C is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Outside of a loop, which stops politely by itself, these are what Ctrl-C is.
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     code = run(sys.argv[1:])
     if "LOCAL_RANK" in os.environ:
         # One of several processes: a thread of gloo's may still want to drop a tensor, and aborts if Python shuts down.

@@ -20,6 +20,8 @@ from fledge.errors import Interrupted, RunError
 from fledge.metrics_log import MetricsLog, check_trackers, whole_lines
 
 RUNS = Path("runs")
+# Ctrl-C, the end of a machine, and Slurm's early warning (`--signal=USR1@180`), which Windows has not.
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class RunFolder:
@@ -105,7 +107,7 @@ class RunFolder:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether SIGTERM or Ctrl-C came to any process; a loop then writes a checkpoint and calls `interrupted`."""
+        """Whether one of STOPS came to any process; a loop then writes a checkpoint and calls `interrupted`."""
         return processes.total(self._stop.is_set()) != [0]
 
     def interrupted(self, step: int) -> Interrupted:
@@ -114,17 +116,17 @@ class RunFolder:
 
     @contextlib.contextmanager
     def stopping_politely(self) -> Iterator[None]:
-        """Within this block SIGTERM and Ctrl-C ask for a stop; a second Ctrl-C stops at once."""
+        """Within this block STOPS ask for a stop; a second Ctrl-C stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
+            if self._stop.is_set() and number == signal.SIGINT:
+                raise KeyboardInterrupt  # Slurm sends its others one after the other, while a checkpoint is written
             self._stop.set()
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, ask) for number in STOPS}
         try:
             yield
         finally:

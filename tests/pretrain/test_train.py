@@ -1,6 +1,7 @@
 """`fledge pretrain train`, through the command line."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -160,16 +161,17 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_polite_stop_writes_a_checkpoint_and_exits_130(
-    trained: Path, story_shards: Path, tmp_path: Path, number: signal.Signals
+    trained: Path, story_shards: Path, tmp_path: Path, name: str
 ) -> None:
     out = tmp_path / "r"
     command = [sys.executable, "-m", "fledge", *arguments(story_shards, out, "--run.max-steps=100000")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not _metrics(out):
         time.sleep(0.01)
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     _, stderr = process.communicate()
     assert process.returncode == 130
     step = checkpoints.step_of(checkpoints.listed(out / "checkpoints")[-1])
