@@ -1,5 +1,6 @@
 """Training batches: a pure function of (seed, step), so that resume is exact and ranks can take slices."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -53,6 +54,31 @@ class Batches:
         epoch, place = divmod(position, self.num_windows)
         offset = _hash(self._seed, epoch, 0) % self._context
         return offset + self._context * permuted(place, self.num_windows, self._seed, epoch)
+
+
+class ReadAhead:
+    """The batches of one process for a GPU: the next one is read while the present one is trained on.
+
+    It waits in pinned memory, from which the GPU copies by itself, so that the host goes on launching.
+    """
+
+    def __init__(self, batches: Batches, part: int, num_parts: int) -> None:
+        self._batches, self._part, self._num_parts = batches, part, num_parts
+        self._reader = ThreadPoolExecutor(1, "read-ahead")
+        self._read: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+
+    def batch(self, index: int, device: str) -> tuple[Tensor, Tensor]:
+        """This process's slice of batch `index` on the device; reads batch `index` + 1 meanwhile."""
+        found = self._read.pop(index, None) or self._reader.submit(self._pinned, index)
+        self._read = {index + 1: self._reader.submit(self._pinned, index + 1)}
+        ids_BT, targets_BT = (x.to(device, non_blocking=True) for x in found.result())
+        return ids_BT, targets_BT
+
+    def _pinned(self, index: int) -> tuple[Tensor, Tensor]:
+        ids_BT, targets_BT = self._batches.batch(index, self._part, self._num_parts)
+        if torch.cuda.is_available():
+            return ids_BT.pin_memory(), targets_BT.pin_memory()
+        return ids_BT, targets_BT
 
 
 def permuted(place: int, size: int, seed: int, epoch: int) -> int:

@@ -14,7 +14,7 @@ from fledge.engine import StepResult, TorchEngine, recompute_blocks
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 from pretrain import optimizer
-from pretrain.batches import Batches, TokenStream
+from pretrain.batches import Batches, ReadAhead, TokenStream
 from pretrain.config import TrainConfig
 from pretrain.guards import LossGuard, memory_errors
 from pretrain.schedule import learning_rate_share
@@ -48,6 +48,7 @@ class Session:
         if config.compile:
             self.engine.compile()
         self.batches = Batches(stream, config.model.context, config.batch.sequences, config.run.seed)
+        self._ahead = ReadAhead(self.batches, processes.rank(), processes.size())
         self.guard = LossGuard(config.guard)
         self.counters = Counters()
         self.learning_rate = 0.0
@@ -92,8 +93,11 @@ class Session:
         return contextlib.nullcontext() if compiles else processes.lockstep()
 
     def _microbatches(self, index: int) -> list[tuple[Tensor, Tensor]]:
-        rows = self.batches.batch(index, processes.rank(), processes.size())
-        ids_BT, targets_BT = (x.to(self.config.run.device) for x in rows)
+        if self.config.run.device == "cuda":
+            ids_BT, targets_BT = self._ahead.batch(index, "cuda")
+        else:  # a thread of its own would take time from the training on a CPU
+            rows = self.batches.batch(index, processes.rank(), processes.size())
+            ids_BT, targets_BT = (x.to(self.config.run.device) for x in rows)
         return list(zip(ids_BT.split(self._microbatch), targets_BT.split(self._microbatch), strict=True))
 
     def save(self, checkpoint: Path) -> None:

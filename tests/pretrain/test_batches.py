@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.errors import DataError
-from pretrain.batches import Batches, permuted
+from pretrain.batches import Batches, ReadAhead, permuted
 
 
 class Ramp:
@@ -60,6 +60,14 @@ def test_windows_of_the_same_rows_whatever_the_batch_size() -> None:
     small, large = Batches(Ramp(5000), 16, 2, seed=0), Batches(Ramp(5000), 16, 6, seed=0)
     joined = torch.cat([small.batch(i)[0] for i in range(3)])
     assert torch.equal(joined, large.batch(0)[0])
+
+
+def test_read_ahead_gives_the_same_slices_in_any_order() -> None:
+    batches = Batches(Ramp(5000), 16, 6, seed=0)
+    ahead = ReadAhead(batches, part=1, num_parts=3)
+    for index in (0, 1, 2, 7, 7, 3):  # a roll-back or a resumed run jumps
+        for found, expected in zip(ahead.batch(index, "cpu"), batches.batch(index, 1, 3), strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_too_little_text_is_an_error() -> None:
