@@ -18,7 +18,8 @@ class KVCache:
     ) -> None:
         shape = (config.layers, num_rows, config.kv_heads, num_tokens, config.head_width)
         self.length = 0
-        self._rows = num_rows
+        self.room, self.device = num_tokens, torch.device(device)
+        self.rows = num_rows
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         if self._keys.device.type == "cpu":  # a head's keys lie transposed, as `attention` reads them there
@@ -40,17 +41,25 @@ class KVCache:
         if self._is_padding_BS is None:
             return None
         if is_padding_BT is not None:
-            self._is_padding_BS[: self._rows, self.length - num_tokens : self.length] = is_padding_BT
-        return self._is_padding_BS[: self._rows, : self.length]
+            self._is_padding_BS[: self.rows, self.length - num_tokens : self.length] = is_padding_BT
+        return self._is_padding_BS[: self.rows, : self.length]
 
     def append(self, layer: int, key_BKTE: Tensor, value_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values; gives all of that layer's."""
-        rows, new = slice(self._rows), slice(self.length - key_BKTE.shape[2], self.length)
+        rows, new = slice(self.rows), slice(self.length - key_BKTE.shape[2], self.length)
         self._keys[layer, rows, :, new] = key_BKTE
         self._values[layer, rows, :, new] = value_BKTE
         if new.start == 0:
             return key_BKTE, value_BKTE
         return self._keys[layer, rows, :, : self.length], self._values[layer, rows, :, : self.length]
+
+    def buffers(self, layer: int, num_rows: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values of the first rows, with the room that is not filled yet: (B, K, S, E) each."""
+        return self._keys[layer, :num_rows], self._values[layer, :num_rows]
+
+    def padding(self, num_rows: int) -> Tensor | None:
+        """is_padding_BS of the first rows over all the room; None if there is none. It changes with the rows."""
+        return None if self._is_padding_BS is None else self._is_padding_BS[:num_rows]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order; a row may move to the front, but none to the back.
@@ -63,4 +72,4 @@ class KVCache:
                     buffer[:, place, :, : self.length] = buffer[:, row, :, : self.length]
                 if self._is_padding_BS is not None:
                     self._is_padding_BS[place] = self._is_padding_BS[row]
-        self._rows = len(rows)
+        self.rows = len(rows)

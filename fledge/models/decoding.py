@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fledge.models.cache import KVCache
+from fledge.models.graphed import GraphedStep, recorded
 from fledge.models.linear import packed_copies, use_packed
 
 
@@ -56,6 +57,7 @@ class OwnDecoder:
         dtype = model.head_weight.dtype
         self._cache = KVCache(model.config, len(ids_BT), room, dtype, ids_BT.device)
         self._packed: dict[int, Tensor] | None = None
+        self._graph: GraphedStep | None = None
 
     def start(self) -> Tensor:
         """See `Decoder`."""
@@ -63,10 +65,14 @@ class OwnDecoder:
 
     def step(self, ids_B: Tensor) -> Tensor:
         """See `Decoder`."""
+        ids_B = ids_B.to(self._ids_BT.device)
+        self._graph = recorded(self._model, self._cache, ids_B, self._graph)
+        if self._graph is not None:
+            return self._graph(ids_B)
         if self._packed is None:
             self._packed = packed_copies(self._model)
         with use_packed(self._packed):
-            return self._logits(ids_B[:, None].to(self._ids_BT.device), None)
+            return self._logits(ids_B[:, None], None)
 
     def keep(self, rows: Sequence[int]) -> None:
         """See `Decoder`."""

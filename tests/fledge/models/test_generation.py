@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.errors import ConfigError, DataError
-from fledge.models import generation
+from fledge.models import generation, graphed
 from fledge.models.architecture import LanguageModel, build, find_config
+from fledge.models.decoding import decoder
 from fledge.models.generation import Completion, Sampling, continue_texts, generate, stream, stream_text
+from fledge.models.graphed import FixedStep, GraphedStep
 from fledge.models.sampling import choose, row_randomness
 from fledge.tokens import TextTokenizer
 
@@ -165,6 +167,44 @@ def test_a_row_is_the_same_alone_and_in_a_batch(ours: LanguageModel, sampling: S
         close(together[row], generate(ours, [PROMPTS[row]], sampling)[0])
     backwards = generate(ours, PROMPTS[::-1][:2], sampling)
     close(backwards[0], together[4])
+
+
+def test_a_step_of_fixed_shapes_equals_one_of_growing_shapes(ours: LanguageModel) -> None:
+    # What a CUDA graph records, run here as it is: with padding, and with fewer rows than it was made for.
+    texts = decoder(ours, PROMPTS, room=20)
+    with torch.inference_mode():
+        texts.start()
+        fixed = FixedStep(ours, texts._cache)  # type: ignore[attr-defined]
+        for ids in ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13]):
+            if len(ids) == 3:
+                texts.keep([4, 1, 3])
+            fixed.take(torch.tensor(ids))
+            found = fixed.run()[: len(ids)].clone()
+            torch.testing.assert_close(found, texts.step(torch.tensor(ids)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "nanochat"])
+@pytest.mark.parametrize("prompts", [PROMPTS, [[1, 2, 3]] * 9])
+def test_a_cuda_graph_writes_what_eager_steps_write(
+    architecture: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = find_config(architecture).sized(vocab_size=40, context=96, layers=2, width=64, heads=4)
+    model = build(shape, seed=0).cuda()
+    sampling = Sampling(max_new_tokens=80, stop_ids=(7, 8))  # rows end one after the other
+    recordings: list[GraphedStep] = []
+    made = graphed.GraphedStep.__init__
+
+    def counted(self: GraphedStep, *arguments: Any) -> None:
+        made(self, *arguments)
+        recordings.append(self)
+
+    monkeypatch.setattr(graphed.GraphedStep, "__init__", counted)
+    found = generate(model, prompts, sampling)
+    assert recordings
+    monkeypatch.setattr(graphed, "_failed", True)
+    for one, other in zip(found, generate(model, prompts, sampling), strict=True):
+        close(one, other)
 
 
 def test_copies_of_a_prompt_differ_and_a_seed_repeats_them(ours: LanguageModel) -> None:
