@@ -75,19 +75,19 @@ def run() -> list[Row]:
         )
     model, reward = (os.environ.get(f"FLEDGE_PPO_{name}") for name in ("MODEL", "REWARD"))
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [_identical_work(_random_task(Path(scratch)))]
+        rows = [_identical_work(random_task(Path(scratch), SHAPE))]
         if model and reward:
             task = Task(Path(scratch), model, reward, "village:hamlet/instructions")
             rows.append(_to_the_reward(task, int(os.environ.get("FLEDGE_PPO_EPISODES", "2000"))))
     return rows
 
 
-def _random_task(folder: Path) -> Task:
-    """A random model, a random reward model and prompts of equal length."""
+def random_task(folder: Path, shape: dict[str, Any]) -> Task:
+    """A random model of a shape, a random reward model and prompts of equal length."""
     texts = [row["text"] for row in islice(spec.rows("village:hamlet"), 4 * PROMPTS)]
     tokenizer = TextTokenizer(learn("bpe", iter(texts), 2048))
     made = architecture.find_config("qwen3").sized(
-        vocab_size=2048, pad_id=tokenizer.special_ids["<|pad|>"], bos_id=0, eos_id=0, **SHAPE
+        vocab_size=2048, pad_id=tokenizer.special_ids["<|pad|>"], bos_id=0, eos_id=0, **shape
     )
     tokenizer.save(folder / "policy")
     model_folder.save_model(architecture.build(made, seed=0), folder / "policy")
