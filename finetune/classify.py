@@ -86,9 +86,9 @@ def ceiling(sources: Sequence[Source]) -> float | None:
     from fledge.village import messages, spec
 
     specs = [spec.parse_spec(source.name) for source in sources]
-    if len({(s.world, s.seed) for s in specs}) > 1 or any(s.kind != "messages" for s in specs):
+    if len({(s.world, s.seed, s.dials) for s in specs}) > 1 or any(s.kind != "messages" for s in specs):
         return None
-    return messages.bayes_accuracy(specs[0].make_world())
+    return messages.bayes_accuracy(specs[0].make_world(), **dict(specs[0].dials))
 
 
 def _record(settings: ClassifyConfig, folder: RunFolder, data: Labelled, made: Classifier) -> None:

@@ -14,7 +14,11 @@ from fledge.village.world import SIZES, World, make_world
 
 KINDS = ("stories", "instructions", "messages", "preferences", "minimal-pairs", "canaries")
 PARTS = ("train", "test")
-DIALS = {"instructions": ("manners",), "preferences": ("temperature", "length_bias", "label_noise")}
+DIALS = {
+    "instructions": ("manners",),
+    "messages": ("comparisons",),
+    "preferences": ("temperature", "length_bias", "label_noise"),
+}
 
 _SPEC = re.compile(
     r"village:(?P<head>[a-z-]*[a-z])(-(?P<seed>\d+))?(/(?P<kind>[a-z-]+))?(:(?P<part>[a-z]+))?"

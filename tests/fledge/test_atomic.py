@@ -66,3 +66,18 @@ def test_write_file_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
 def test_disk_errors_say_what_to_do(tmp_path: Path, number: int, message: str) -> None:
     with pytest.raises(RunError, match=message), atomic.disk_errors(tmp_path):
         raise OSError(number, "from the system")
+
+
+def test_a_full_disk_is_seen_through_the_words_of_libraries(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors import SafetensorError
+
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    with pytest.raises(RunError, match="no space left"), atomic.disk_errors(tmp_path):
+        torch.save({"weights": torch.ones(1000)}, full)
+    with pytest.raises(RunError, match="no space left"), atomic.disk_errors(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="something else"), atomic.disk_errors(tmp_path):
+        raise RuntimeError("something else")

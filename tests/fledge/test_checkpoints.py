@@ -41,6 +41,20 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert "step-000200: damaged" in capsys.readouterr().err
 
 
+def test_no_bit_of_a_checkpoint_can_turn_over_unseen(tmp_path: Path) -> None:
+    make(tmp_path, 100)
+    checkpoint = tmp_path / "step-000100"
+    for file in checkpoint.iterdir():
+        content = file.read_bytes()
+        for place in range(8 * len(content)):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            file.write_bytes(flipped)
+            assert checkpoints.damage(checkpoint), f"{file.name}, bit {place}"
+        file.write_bytes(content)
+    assert checkpoints.damage(checkpoint) is None
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoints.newest_whole(tmp_path) is None
 

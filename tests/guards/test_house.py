@@ -60,7 +60,7 @@ def test_the_whole_stays_readable() -> None:
 
     # The aim is 13,000 with everything there (LOG.md, "Size"); until then nothing may be added unnoticed.
     assert lines(SOURCES) <= 26210
-    assert lines([file for file in SOURCES if relative(file).startswith("fledge/village/")]) <= 1200
+    assert lines([file for file in SOURCES if relative(file).startswith("fledge/village/")]) <= 1220
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=relative)

@@ -22,6 +22,16 @@ def test_bayes_classifier_reaches_the_claimed_accuracy() -> None:
     assert abs(hits / len(TEST) - claimed) < 4 * (claimed * (1 - claimed) / len(TEST)) ** 0.5
 
 
+def test_without_comparisons_one_clue_decides_and_its_accuracy_is_claimed() -> None:
+    # Whoever the debt speaks for is right 8 times in 10; greeting and request together never outweigh it.
+    assert bayes_accuracy(WORLD, comparisons=0) == pytest.approx(0.8)
+    test = list(rows(WORLD, "test", 1000, comparisons=0))
+    hits = [(posterior(WORLD, row["text"], comparisons=0) > 0.5) == (row["label"] == "spam") for row in test]
+    assert abs(sum(hits) / len(test) - 0.8) < 4 * 0.4 / len(test) ** 0.5
+    debts = ("You lent", "belongs to you", "You asked")
+    assert hits == [(any(d in row["text"] for d in debts)) == (row["label"] == "ham") for row in test]
+
+
 def test_mean_certainty_of_the_posterior_is_the_claimed_accuracy() -> None:
     # Another estimate of the same number, with less noise: E[max(p, 1 - p)].
     mean = sum(max(chance, 1 - chance) for chance in POSTERIORS) / len(POSTERIORS)
