@@ -33,6 +33,7 @@ OWN = {
 SHARED = {
     "chat": ("finetune", "talk to a model"),
     "report": ("eval", "a model's whole life on one page"),
+    "plan": ("pretrain", "what pretraining will take: memory, time, cost"),
 }
 
 

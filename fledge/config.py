@@ -35,6 +35,7 @@ class CommandConfig(Config):
 
     stage: ClassVar[str]
     command: ClassVar[str]
+    configs_of: ClassVar[str | None] = None  # another command of the stage, whose configs this one takes
     makes_run: ClassVar[bool] = True
     trains: ClassVar[bool] = False
     distributed: ClassVar[bool] = False  # can run in several processes
@@ -150,7 +151,7 @@ def checked_duration(*names: str) -> Any:
 
 def shipped(config_class: type[CommandConfig], name: str) -> Path:
     """The YAML file that ships under a name, `configs/<stage>/<command>/<name>.yaml`."""
-    return CONFIGS / config_class.stage / config_class.command / f"{name}.yaml"
+    return CONFIGS / config_class.stage / (config_class.configs_of or config_class.command) / f"{name}.yaml"
 
 
 def resolve_config_path(config_class: type[CommandConfig], source: str) -> Path:
@@ -172,7 +173,7 @@ def resolve_config_path(config_class: type[CommandConfig], source: str) -> Path:
         close = difflib.get_close_matches(source, names, 1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names) or 'none'}"
         raise ConfigError(
-            f"--config {source}: 'fledge {config_class.stage} {config_class.command}' ships no such config{hint}"
+            f"--config {source}: 'fledge {config_class.stage} {path.parent.name}' ships no such config{hint}"
         )
     return path
 

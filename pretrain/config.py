@@ -206,6 +206,57 @@ class TrainConfig(CommandConfig):
     _budget = checked_duration("time_budget")
 
 
+class _ClusterConfig(CommandConfig):
+    """What `fledge plan` asks besides a run's settings."""
+
+    gpus: int = Field(1, ge=1, description="that train together")
+    gpu_memory: float = Field(80, gt=0, description="of each", json_schema_extra={"unit": "GB"})
+    gpu_tflops: float = Field(
+        989,
+        gt=0,
+        description="of each, nominal, dense bfloat16; an H100's",
+        json_schema_extra={"unit": "TFLOP/s"},
+    )
+    mfu: float = Field(
+        0.4,
+        gt=0,
+        le=1,
+        description="share of them that is used, an assumption; llm.c's published 463,000 tokens/s of GPT-2 124M on "
+        "an H100 are 0.40",
+        json_schema_extra={"unit": "ratio"},
+    )
+    tokens_per_s: float | None = Field(
+        None,
+        gt=0,
+        description="measured on one GPU without --engine.recompute; replaces the assumption",
+        json_schema_extra={"unit": "tokens/s"},
+    )
+    price: float | None = Field(None, ge=0, description="of one GPU for an hour, in any currency")
+    vocab_size: int = Field(
+        50257, ge=1, description="where --data is not given; GPT-2's", json_schema_extra={"unit": "tokens"}
+    )
+
+
+class PlanConfig(TrainConfig, _ClusterConfig):
+    """What a run of `fledge pretrain train` will take on GPUs: memory by part, time, cost. Trains nothing.
+
+    --config and all other options are those of `fledge pretrain train`.
+    """
+
+    command: ClassVar[str] = "plan"
+    configs_of: ClassVar[str | None] = "train"
+    makes_run: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+
+    data: str = Field("", description="token shards, for the size of their vocabulary")
+
+    @model_validator(mode="after")
+    def _has_a_shape(self) -> "PlanConfig":
+        if self.init:
+            raise ValueError("--init: a plan takes the shape from the group 'model'; leave it out")
+        return self
+
+
 class SampleConfig(CommandConfig):
     """Continue prompts with any model folder or causal hub model, streaming."""
 

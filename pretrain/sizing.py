@@ -1,10 +1,29 @@
-"""One dial for the size of a model: depth sets width, heads, batch and learning rates together."""
+"""The shape of a model, and one dial for it: depth sets width, heads, batch and learning rates together."""
 
 from typing import Any
 
-from pretrain.config import TrainConfig
+from fledge.models import architecture
+from pretrain.config import ModelConfig, TrainConfig
 
 HEAD_WIDTH = 64
+VOCABULARY_MULTIPLE = 64  # rows in memory: matrix products are faster on whole tiles
+
+
+def architecture_of(
+    shape: ModelConfig, vocab_size: int, **special_ids: int | None
+) -> architecture.ModelConfig:
+    """The architecture's own config of a group `model`."""
+    return architecture.find_config(shape.architecture).sized(
+        vocab_size=vocab_size,
+        context=shape.context,
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        dropout=shape.dropout,
+        tie_embeddings=shape.tie_embeddings,
+        **special_ids,
+    )
 
 
 def from_depth(config: TrainConfig) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from pretrain.session import Session, model_of_checkpoint
 from pretrain.training_data import TrainingData
 from pretrain.validation import Validation
 
-VOCABULARY_MULTIPLE = 64  # rows in memory: matrix products are faster on whole tiles
-
 
 def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """Train a model in a run folder; see TrainConfig."""
@@ -39,6 +37,7 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.track_with(settings.run.trackers)
 
     if folder.resumes_from:
+        export.require_same_shards(folder, data)
         session = Session(settings, model_of_checkpoint(folder.resumes_from), data.train)
         session.restore(folder.resumes_from)
     else:
@@ -105,20 +104,9 @@ def _first_model(settings: TrainConfig, data: TrainingData, origin: Parent | Non
         return origin.model
     shape, vocabulary = settings.model, data.tokenizer
     end = vocabulary.end_of_text_id
-    built = architecture.find_config(shape.architecture).sized(
-        vocab_size=vocabulary.vocab_size,
-        context=shape.context,
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        dropout=shape.dropout,
-        tie_embeddings=shape.tie_embeddings,
-        bos_id=end,
-        eos_id=end,
-        pad_id=vocabulary.special_ids.get("<|pad|>", end),
-    )
-    return architecture.build(built, settings.run.seed, VOCABULARY_MULTIPLE)
+    ids = {"bos_id": end, "eos_id": end, "pad_id": vocabulary.special_ids.get("<|pad|>", end)}
+    built = sizing.architecture_of(shape, vocabulary.vocab_size, **ids)
+    return architecture.build(built, settings.run.seed, sizing.VOCABULARY_MULTIPLE)
 
 
 def _with_steps_in_budget(settings: TrainConfig, data: TrainingData, origin: Parent | None) -> TrainConfig:

@@ -127,6 +127,18 @@ class ModelConfig(abc.ABC):
     def to_hf(self) -> dict[str, Any]:
         """The content of config.json, without `dtype`."""
 
+    @abc.abstractmethod
+    def kept_bytes(self, compute: int, stream: int) -> int:
+        """Bytes that autograd keeps of one token from a block's forward to its backward pass, on a GPU.
+
+        After Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1, for these blocks as torch runs them: each
+        operation's saved inputs, once a storage; flash attention keeps no scores but one float32 a head.
+        Args:
+            compute: bytes a number of the matrix products.
+            stream: bytes a number of the residual stream; under autocast more than `compute`, and then every
+                linear layer keeps a copy of its input of its own.
+        """
+
     @staticmethod
     def ids_of_hf(content: dict[str, Any], **defaults: int | None) -> dict[str, Any]:
         """The special ids in a config.json, as fields of a config; `defaults` are the architecture's."""
@@ -161,7 +173,7 @@ class LanguageModel(nn.Module, abc.ABC):
         super().__init__()
         self.config: Any = config
         rows = -(-config.vocab_size // pad_vocab_to) * pad_vocab_to
-        self.token_embed = nn.utils.skip_init(nn.Embedding, rows, config.width)
+        self.token_embed = unset_embedding(rows, config.width)
         self.lm_head = None if config.tie_embeddings else unset_linear(config.width, rows, bias=False)
 
     @property
@@ -338,7 +350,12 @@ class LanguageModel(nn.Module, abc.ABC):
 
 def unset_linear(num_in: int, num_out: int, bias: bool) -> nn.Linear:
     """A linear layer whose weights are not drawn: `initialise` or loading sets them."""
-    return nn.utils.skip_init(Linear, num_in, num_out, bias=bias)
+    return nn.utils.skip_init(Linear, num_in, num_out, bias=bias, device=torch.get_default_device())
+
+
+def unset_embedding(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are not drawn."""
+    return nn.utils.skip_init(nn.Embedding, rows, width, device=torch.get_default_device())
 
 
 def is_ours(model_type: str) -> bool:

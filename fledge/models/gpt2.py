@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fledge.errors import ConfigError
-from fledge.models.architecture import LanguageModel, ModelConfig, refuse, unset_linear
+from fledge.models.architecture import LanguageModel, ModelConfig, refuse, unset_embedding, unset_linear
 from fledge.models.attention import attend
 from fledge.models.cache import KVCache
 
@@ -93,6 +93,13 @@ class Config(ModelConfig):
             "tie_word_embeddings": self.tie_embeddings,
             **self.hf_ids(),
         }
+
+    def kept_bytes(self, compute: int, stream: int) -> int:
+        """See `ModelConfig`; with 4 width in the MLP and no dropout 32 bytes a width in bfloat16, as in the paper."""
+        norms = 2 * (stream * self.width + 8)  # input, mean, deviation
+        attention = compute * (self.width + 3 * self.width + self.width) + 4 * self.heads
+        mlp = compute * (self.width + 2 * self.mlp_width)  # before and after GELU
+        return norms + attention + mlp + (2 * self.width if self.dropout else 0)  # masks are bytes
 
 
 # OpenAI's four sizes, and the one that Sanh et al. 2019 distilled from the first; all with 1,024 positions.
@@ -178,7 +185,7 @@ class Model(LanguageModel):
     def __init__(self, config: Config, pad_vocab_to: int = 1, seed: int | None = 0) -> None:
         """See `LanguageModel`; `seed` None leaves the weights unset."""
         super().__init__(config, pad_vocab_to)
-        self.position_embed = nn.utils.skip_init(nn.Embedding, config.context, config.width)
+        self.position_embed = unset_embedding(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, config.norm_epsilon)
         if seed is not None:

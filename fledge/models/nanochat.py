@@ -83,6 +83,15 @@ class Config(ModelConfig):
             **self.hf_ids(),
         }
 
+    def kept_bytes(self, compute: int, stream: int) -> int:
+        """See `ModelConfig`; autocast norms queries and keys, and squares, in float32."""
+        query, key = self.heads * self.head_width, self.kv_heads * self.head_width
+        copies = stream > compute
+        norms = 2 * (stream * self.width + 4) + stream * (query + key) + 4 * (self.heads + self.kv_heads)
+        attention = compute * ((3 if copies else 1) * self.width + query + 2 * key + query) + 4 * self.heads
+        squared = stream * self.mlp_width if copies else 0
+        return norms + attention + compute * (self.width + 2 * self.mlp_width) + squared
+
 
 class Attention(nn.Module):
     """Causal self-attention; queries and keys are turned by their positions and then normed."""

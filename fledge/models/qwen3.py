@@ -92,6 +92,16 @@ class Config(ModelConfig):
             **self.hf_ids(),
         }
 
+    def kept_bytes(self, compute: int, stream: int) -> int:
+        """See `ModelConfig`; autocast norms queries and keys in float32."""
+        query, key = self.heads * self.head_width, self.kv_heads * self.head_width
+        copies = stream > compute
+        norms = 2 * (stream * self.width + 4) + stream * (query + key) + 4 * (self.heads + self.kv_heads)
+        attention = compute * ((3 if copies else 1) * self.width + query + 2 * key + query) + 4 * self.heads
+        # The gate before and after SiLU, what it gates, and the product.
+        mlp = compute * ((2 if copies else 1) * self.width + 4 * self.mlp_width)
+        return norms + attention + mlp
+
 
 class RMSNorm(nn.Module):
     """Division by the root mean square, times a learned weight."""
