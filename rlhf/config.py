@@ -149,6 +149,17 @@ class RlEngineConfig(Config):
     )
 
 
+class PpoRunConfig(RunConfig):
+    """What every training command has; a step of PPO is more than an optimizer update."""
+
+    max_steps: int = Field(
+        1000,
+        ge=1,
+        description="of rollout.episodes answers each, learned from in several updates",
+        json_schema_extra={"unit": "steps"},
+    )
+
+
 class PpoConfig(CommandConfig):
     """Train a model by PPO to write what a reward scores high, at a price for leaving the model it was.
 
@@ -188,7 +199,7 @@ class PpoConfig(CommandConfig):
     lora: LoraConfig = LoraConfig()
     validation: PpoValidationConfig = PpoValidationConfig()
     engine: RlEngineConfig = RlEngineConfig()
-    run: RunConfig = RunConfig()
+    run: PpoRunConfig = PpoRunConfig()
 
     @model_validator(mode="after")
     def _divides(self) -> "PpoConfig":
