@@ -1,6 +1,8 @@
-"""`fledge demo`: the whole life on built-in data, by the same functions that the commands call."""
+"""`fledge demo`: the whole life on built-in data or one's own, by the same functions that the commands call."""
 
 import json
+import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,31 +11,40 @@ from typing import Any
 
 import click
 
-from fledge import commands, config, console, rundir
+from fledge import atomic, bands, commands, config, console, device, life_screen, rundir
+from fledge.bands import Band
 from fledge.config import CommandConfig
-from fledge.errors import RunError, RunFailed
-from fledge.metrics_log import whole_lines
+from fledge.errors import DataError, RunError, RunFailed
 
+WISH = "demo.json"  # in the demo's folder: what it was asked for
 VILLAGE = "village:hamlet"
 ANSWERS = "village:hamlet/instructions?manners=0.5"  # all right, in the manners of whoever answered
+MESSAGES = "village:hamlet/messages?comparisons=0#4000"
 PREFERENCES = "village:hamlet/preferences?temperature=0.25#4000"  # clear choices: more to learn from each
-GAP_LIMIT = 0.15  # bits per byte above the floor of who knows the village
-BASE_RIGHT_LIMIT = 0.1  # share of facts that a base model may answer: it has not learnt to answer
-CHAT_RIGHT_LIMIT = 0.8  # share of facts about villagers whom fine-tuning never asks about
-# Of the way from guessing to the best possible agreement with those who choose. Manners and brevity alone come to 0.64;
-# that an answer is right a model of four layers hardly learns from pairs (LOG.md, "The hamlet's reward model").
-REWARD_SHARE_LIMIT = 0.5
-FORGETTING_LIMIT = 0.1  # bits per byte of the stories that PPO may cost
+# What a person may put beside the text of --data, by the file's name without its endings; stands for the village's.
+OWN_FILES = ("conversations", "labelled", "preferences")
+# Changes of the shipped presets: by stage, then option.
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "small": {},
+    "medium": {
+        "pretrain": {"model.layers": 6, "model.width": 256, "model.heads": 8, "run.max_steps": 2400},
+        "instruct": {"optim.learning_rate": 0.001},
+        "classify": {"optim.learning_rate": 0.001},
+        "reward": {"optim.learning_rate": 0.001},
+        "ppo": {"optim.learning_rate": 1e-4, "optim.critic_learning_rate": 5e-4},
+    },
+}
+USUAL_S = {"pretrain": 175.0, "others": 185.0}  # of size small, on two CPU cores
 
 
 @dataclass(frozen=True)
-class Band:
-    """One thing that the life must have learnt."""
+class Wish:
+    """What a life is asked for."""
 
-    name: str  # begins with its stage
-    value: float
-    limit: float
-    passed: bool
+    size: str = "small"
+    data: str | None = None  # a folder of one's own text, with OWN_FILES if there are any
+    time_budget: str | None = None
+    last: str | None = None  # the stage to stop after
 
 
 @dataclass(frozen=True)
@@ -42,53 +53,98 @@ class Stage:
 
     name: str  # its folder, if it makes a run
     settings: Callable[[Path], CommandConfig]
-    # From its own result and those of the stages so far, by name.
-    bands: Callable[[commands.Result, dict[str, commands.Result]], list[Band]] = lambda result, earlier: []
+    judge: bands.Judge = bands.none
 
 
-def life() -> list[Stage]:
-    """The stages in order."""
+def life(wish: Wish) -> list[Stage]:
+    """The stages in order.
+
+    Raises:
+        DataError: the folder of one's own text has none.
+    """
     from eval.config import CompareConfig, ReportConfig
     from eval.config import RunConfig as EvalConfig
-    from finetune.config import InstructConfig
+    from finetune.config import ClassifyConfig, InstructConfig
     from pretrain.config import PrepareConfig
     from pretrain.config import TrainConfig as PretrainConfig
     from rlhf.config import PpoConfig, RewardConfig
     from tokenizer.config import TrainConfig as TokenizerConfig
 
-    def shipped(config_class: type[CommandConfig], **values: Any) -> CommandConfig:
+    text, own = _own(Path(wish.data)) if wish.data else ([], {})
+    budgeted = _budgeted(wish)
+
+    def shipped(stage: str, config_class: type[CommandConfig], **values: Any) -> CommandConfig:
         file = config.shipped(config_class, "hamlet")
-        return config.load(config_class, file, {(name,): value for name, value in values.items()})
+        settings = config.load(config_class, file, {(name,): value for name, value in values.items()})
+        settings = config.with_values(settings, SIZES[wish.size].get(stage, {}))
+        return config.with_values(settings, budgeted(stage, settings))
 
     def measured(model: Path) -> CommandConfig:
         return EvalConfig(model=str(model), task=["own_text", "village_questions"])
 
+    read = [VILLAGE, *text]
+    conversations = own.get("conversations", ANSWERS)
+    prompts = {"prompts": [own["conversations"]]} if "conversations" in own else {}
+    is_villages = not {"conversations", "preferences"} & set(own)
+    gold = {"gold": "village"} if is_villages else {}
+
+    def judged(judge: bands.Judge, needs: str = "") -> bands.Judge:
+        """The village's limits hold where its data alone was learnt from."""
+        return judge if not text and needs not in own else bands.none
+
     return [
-        Stage("tokenizer", lambda out: shipped(TokenizerConfig, input=[VILLAGE])),
+        Stage("tokenizer", lambda out: shipped("tokenizer", TokenizerConfig, input=read)),
         Stage(
             "shards",
-            lambda out: shipped(PrepareConfig, input=[VILLAGE], tokenizer=str(out / "tokenizer")),
+            lambda out: shipped("shards", PrepareConfig, input=read, tokenizer=str(out / "tokenizer")),
         ),
-        Stage("pretrain", lambda out: shipped(PretrainConfig, data=str(out / "shards")), _pretrain_bands),
-        Stage("pretrain eval", lambda out: measured(out / "pretrain"), _base_bands),
+        Stage(
+            "pretrain",
+            lambda out: shipped("pretrain", PretrainConfig, data=str(out / "shards")),
+            judged(bands.floor),
+        ),
+        Stage(
+            "pretrain eval",
+            lambda out: measured(out / "pretrain"),
+            bands.both(bands.ngram, judged(bands.silent)),
+        ),
         Stage(
             "instruct",
-            lambda out: shipped(InstructConfig, model=str(out / "pretrain"), data=[ANSWERS]),
+            lambda out: shipped(
+                "instruct", InstructConfig, model=str(out / "pretrain"), data=[conversations]
+            ),
         ),
-        Stage("instruct eval", lambda out: measured(out / "instruct"), _chat_bands),
+        Stage(
+            "instruct eval", lambda out: measured(out / "instruct"), judged(bands.answers, "conversations")
+        ),
+        Stage(
+            "classify",
+            lambda out: shipped(
+                "classify",
+                ClassifyConfig,
+                model=str(out / "pretrain"),
+                data=[own.get("labelled", MESSAGES)],
+            ),
+            judged(bands.spam, "labelled"),
+        ),
         Stage(
             "reward",
-            lambda out: shipped(RewardConfig, model=str(out / "instruct"), data=[PREFERENCES]),
-            _reward_bands,
+            lambda out: shipped(
+                "reward",
+                RewardConfig,
+                model=str(out / "instruct"),
+                data=[own.get("preferences", PREFERENCES)],
+            ),
+            judged(bands.agreement, "preferences") if not text else bands.above_length,
         ),
         Stage(
             "ppo",
             lambda out: shipped(
-                PpoConfig, model=str(out / "instruct"), reward=str(out / "reward"), gold="village"
+                "ppo", PpoConfig, model=str(out / "instruct"), reward=str(out / "reward"), **gold, **prompts
             ),
-            _ppo_bands,
+            judged(bands.gold) if is_villages else bands.gain,
         ),
-        Stage("ppo eval", lambda out: measured(out / "ppo"), _forgetting_bands),
+        Stage("ppo eval", lambda out: measured(out / "ppo"), bands.forgetting),
         Stage(
             "compare",
             lambda out: CompareConfig(
@@ -100,69 +156,41 @@ def life() -> list[Stage]:
     ]
 
 
-def _pretrain_bands(result: commands.Result, earlier: dict[str, commands.Result]) -> list[Band]:
-    gap = result["validation_bits_per_byte"] - result["floor_world_bits_per_byte"]
-    return [Band("pretrain bits per byte above the village's floor", gap, GAP_LIMIT, 0 <= gap <= GAP_LIMIT)]
+def _own(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The files of text in a folder, and those of OWN_FILES by name."""
+    from fledge.data.sources import expand
+
+    if not folder.is_dir():
+        raise DataError(f"--data {folder}: no such folder; name one that holds your text")
+    files = [source.name for source in expand([folder])]
+    own = {name: file for file in files if (name := Path(file).name.split(".")[0]) in OWN_FILES}
+    text = [file for file in files if file not in own.values()]
+    if not text:
+        raise DataError(f"--data {folder}: only {', '.join(own)} there, no text to pretrain on")
+    return text, own
 
 
-def _base_bands(result: commands.Result, earlier: dict[str, commands.Result]) -> list[Band]:
-    found, asked = result["results"]["own_text"]["bits_per_byte"], _right_facts(result)
-    value, ngram = found["value"], found["baseline"]
-    return [
-        Band("pretrain bits per byte, below a 5-gram model's", value, ngram, value < ngram),
-        Band(
-            "pretrain facts answered, before it learns to answer",
-            asked,
-            BASE_RIGHT_LIMIT,
-            asked <= BASE_RIGHT_LIMIT,
-        ),
-    ]
+def _budgeted(wish: Wish) -> Callable[[str, CommandConfig], dict[str, Any]]:
+    """Shares of a time budget: pretraining has what the others usually leave; all have less of a short one."""
+    if wish.time_budget is None:
+        return lambda stage, settings: {}
+    budget_s = config.parse_duration(wish.time_budget)
+    share = min(1.0, budget_s / sum(USUAL_S.values()))
+
+    def values(stage: str, settings: CommandConfig) -> dict[str, Any]:
+        if stage == "pretrain":
+            return {"time_budget": f"{budget_s - share * USUAL_S['others']:.0f}s"}
+        if stage in ("instruct", "ppo"):
+            return {"run.max_steps": max(1, round(share * settings.run.max_steps))}  # type: ignore[attr-defined]
+        if stage in ("classify", "reward"):
+            found = [re.sub(r"#(\d+)$", lambda n: f"#{round(share * int(n[1]))}", d) for d in settings.data]  # type: ignore[attr-defined]
+            return {"data": found}
+        return {}
+
+    return values
 
 
-def _chat_bands(result: commands.Result, earlier: dict[str, commands.Result]) -> list[Band]:
-    asked = _right_facts(result)
-    return [
-        Band(
-            "instruct facts answered, of villagers never asked about",
-            asked,
-            CHAT_RIGHT_LIMIT,
-            asked >= CHAT_RIGHT_LIMIT,
-        )
-    ]
-
-
-def _reward_bands(result: commands.Result, earlier: dict[str, commands.Result]) -> list[Band]:
-    accuracy, length = result["accuracy"], result["baselines"]["length_only"]["accuracy"]
-    share = result["share_of_ceiling"]
-    return [
-        Band(
-            "reward agreement, share of the way from guessing to the best possible",
-            share,
-            REWARD_SHARE_LIMIT,
-            share >= REWARD_SHARE_LIMIT,
-        ),
-        Band("reward agreement, above that of choosing by length", accuracy, length, accuracy > length),
-    ]
-
-
-def _ppo_bands(result: commands.Result, earlier: dict[str, commands.Result]) -> list[Band]:
-    lowest = result["gold_reward_gain"]["low"]
-    return [Band("ppo gold reward gained, low end of its interval", lowest, 0.0, lowest > 0)]
-
-
-def _forgetting_bands(result: commands.Result, earlier: dict[str, commands.Result]) -> list[Band]:
-    before, after = (
-        r["results"]["own_text"]["bits_per_byte"]["value"] for r in (earlier["instruct eval"], result)
-    )
-    lost = after - before
-    return [Band("ppo bits per byte of the stories lost", lost, FORGETTING_LIMIT, lost <= FORGETTING_LIMIT)]
-
-
-def _right_facts(result: commands.Result) -> float:
-    return float(result["results"]["village_questions"]["right_facts"]["value"])
-
-
-def run(out: Path, stages: list[Stage] | None = None) -> commands.Result:
+def run(out: Path, wish: Wish, stages: list[Stage] | None = None) -> commands.Result:
     """Live the life in a folder; stages that are there already are not done again.
 
     Args:
@@ -172,89 +200,104 @@ def run(out: Path, stages: list[Stage] | None = None) -> commands.Result:
     """
     wall, cpu = time.perf_counter(), time.process_time()
     results: dict[str, commands.Result] = {}
-    bands: list[Band] = []
-    stages = life() if stages is None else stages
-    for number, stage in enumerate(stages, 1):
-        console.note(f"\n[{number}/{len(stages)}] {stage.name}")
-        path = out / stage.name
-        settings = stage.settings(out)
-        if not settings.makes_run:
-            results[stage.name] = commands.execute(settings)
-        elif rundir.is_run(path):
-            results[stage.name] = commands.resume(type(settings), path, None, {})
-        else:
-            results[stage.name] = commands.execute(settings, path)
-        bands += stage.bands(results[stage.name], results)
+    found: list[Band] = []
+    stages = life(wish) if stages is None else stages
+    names = [stage.name for stage in stages]
+    if wish.last:
+        stages = stages[: names.index(wish.last) + 1]
+    with console.progress("life", len(stages), "stages") as bar:
+        for number, stage in enumerate(stages, 1):
+            console.note(f"\n[{number}/{len(stages)}] {life_screen.line_of(names, stage.name)}")
+            path = out / stage.name
+            settings = stage.settings(out)
+            if not settings.makes_run:
+                results[stage.name] = commands.execute(settings)
+            elif rundir.is_run(path):
+                results[stage.name] = commands.resume(type(settings), path, None, {})
+            else:
+                results[stage.name] = commands.execute(settings, path)
+            found += stage.judge(results[stage.name], results)
+            bar.advance(1, stage.name)
+    models = [result["model"] for result in results.values() if result.get("model")]
     return {
         "command": "demo",
         "out": str(out),
-        "model": results["ppo"]["model"],
+        "model": models[-1] if models else None,
         "elapsed_s": round(time.perf_counter() - wall, 3),
         "cpu_s": round(time.process_time() - cpu, 3),
-        "bands": [asdict(band) for band in bands],
+        "bands": [asdict(band) for band in found],
         "stages": results,
     }
 
 
-@click.command(help="The whole life on built-in data, on a CPU, in minutes.")
+@click.command(help="The whole life on built-in data or your own, on a CPU, in minutes.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="folder of all stages  [default: next runs/demo-<n>]"
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="continue a demo that was stopped")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="a folder of your own text to read beside the built-in stories; what it has of conversations.jsonl, "
+    "labelled.csv and preferences.jsonl takes the place of the built-in ones",
+)
+@click.option(
+    "--size", type=click.Choice([*SIZES]), help="of the model  [default: medium on a GPU, else small]"
+)
+@click.option("--time-budget", help="for all stages, such as 30m  [default: as long as it takes]")
+@click.option("--stage", "last", help="stop after this stage")
 @click.option("--json", "as_json", is_flag=True, help="end with one JSON object on stdout")
-def demo(out: Path | None, resume: Path | None, as_json: bool) -> None:
+def demo(
+    out: Path | None,
+    resume: Path | None,
+    data: Path | None,
+    size: str | None,
+    time_budget: str | None,
+    last: str | None,
+    as_json: bool,
+) -> None:
     """Run the demo and print its last screen; a missed band is exit code 3."""
-    if resume and not resume.is_dir():
-        raise RunError(f"{resume}: no such demo; start one with `fledge demo`")
-    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
-    result = run(resume or out or rundir.next_free("demo"))
-    console.result(json.dumps(result) if as_json else last_screen(result))
+    known = [stage.name for stage in life(Wish())]
+    if last and last not in known:
+        raise RunError(f"--stage {last}: no such stage; there are {', '.join(known)}")
+    if resume:
+        wish = _wish_of(resume, bool(data or size or time_budget), last)
+    else:
+        if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
+        chosen = size or ("medium" if device.resolve_device("auto", "") == "cuda" else "small")
+        wish = Wish(chosen, str(data) if data else None, _checked(time_budget), last)
+        life(wish)  # what is wrong with the wish is said before anything is made
+        out = out or rundir.next_free("demo")
+        out.mkdir(parents=True, exist_ok=True)
+        atomic.write_file(out / WISH, json.dumps(asdict(wish)))
+    folder = resume or out
+    assert folder
+    result = run(folder, wish)
+    console.result(json.dumps(result) if as_json else life_screen.last(result))
     missed = [band for band in result["bands"] if not band["passed"]]
     if missed:
         raise RunFailed("; ".join(f"{b['name']}: {b['value']:.3f}, limit {b['limit']}" for b in missed))
+    if "report" in result["stages"] and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        from finetune.config import ChatConfig
+
+        commands.execute(ChatConfig(model=str(folder / "ppo")))
 
 
-def last_screen(result: commands.Result) -> str:
-    """What the demo ends with: the loss against its floors, samples, what to type next."""
-    pretrained, out = result["stages"]["pretrain"], result["out"]
-    rows = [
-        ["this model", f"{pretrained['validation_bits_per_byte']:.3f}"],
-        ["floor: knows the grammar, no villager", f"{pretrained['floor_grammar_bits_per_byte']:.3f}"],
-        ["floor: knows every villager", f"{pretrained['floor_world_bits_per_byte']:.3f}"],
-    ]
-    bands = [
-        [b["name"], f"{b['value']:.3f}", f"{b['limit']:.3g}", "yes" if b["passed"] else "NO"]
-        for b in result["bands"]
-    ]
-    written = _last_samples(Path(out) / "pretrain", pretrained["steps"])
-    answers = _last_samples(Path(out) / "ppo", result["stages"]["ppo"]["steps"])
-    return "\n".join(
-        [
-            "",
-            f"A model of {console.format_count(pretrained['parameters'])} parameters has read the hamlet's stories "
-            f"({console.format_seconds(result['elapsed_s'])} in all).",
-            "",
-            console.table(rows, ["held-out stories", "bits per byte"]),
-            "",
-            console.table(bands, ["band", "value", "limit", "passed"]),
-            "",
-            *(f"> {s['prompt']}{s['text']}".replace("\n", " ") + "\n" for s in written),
-            *(f"> {s['prompt']} -- {s['text']}".replace("\n", " ") for s in answers[-2:]),
-            "",
-            f"Its life on one page: {out}/report.html",
-            "",
-            "Next:",
-            f"  fledge chat {out}/ppo",
-            f'  fledge pretrain sample {out}/pretrain --prompt "It was a" --num-samples 3',
-            f"  fledge rlhf compare {out}/ppo --reward village --prompts village:hamlet/instructions:test",
-            "  fledge tokenizer train --input 'my-texts/*.txt' --vocab-size 8192 --out runs/tok",
-            "  fledge pretrain prepare --input 'my-texts/*.txt' --tokenizer runs/tok --out runs/shards",
-            "  fledge pretrain train --config small --data runs/shards --time-budget 10m --out runs/base",
-        ]
-    )
+def _wish_of(folder: Path, is_asked_anew: bool, last: str | None) -> Wish:
+    """What a demo that is continued was asked for."""
+    if not (folder / WISH).is_file():
+        raise RunError(f"{folder}: no such demo; start one with `fledge demo`")
+    if is_asked_anew:
+        raise RunError(f"{folder}: goes on as it was begun; leave --data, --size and --time-budget away")
+    asked = json.loads((folder / WISH).read_text(encoding="utf-8"))
+    return Wish(**(asked | {"last": last}))
 
 
-def _last_samples(run: Path, step: int) -> list[dict[str, Any]]:
-    samples = [json.loads(line) for line in whole_lines(run / "samples.jsonl")]
-    return [sample for sample in samples if sample["step"] == step]
+def _checked(time_budget: str | None) -> str | None:
+    if time_budget is not None:
+        try:
+            config.parse_duration(time_budget)
+        except ValueError as error:
+            raise RunError(f"--time-budget: {error}") from None
+    return time_budget

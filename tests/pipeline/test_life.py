@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fledge
-from fledge import config, life
+from fledge import config, life, life_screen
 from fledge.__main__ import run
 from fledge.config import CommandConfig
 from fledge.metrics_log import read_metrics
@@ -65,6 +65,12 @@ def small(stages: list[life.Stage]) -> list[life.Stage]:
         "shards": {"input": ["village:hamlet#200"]},
         "pretrain": {"run.max_steps": 8, "samples.every": 4, **shape, "run.threads": 1},
         "instruct": {"run.max_steps": 3, "answers.at_end": 4, "run.threads": 1},
+        "classify": {
+            "data": ["village:hamlet/messages?comparisons=0#150"],
+            "run.max_steps": 2,
+            "validation.every": 2,
+            "run.threads": 1,
+        },
         "reward": {
             "data": ["village:hamlet/preferences#150"],
             "run.max_steps": 2,
@@ -89,32 +95,113 @@ def small(stages: list[life.Stage]) -> list[life.Stage]:
     def changed(stage: life.Stage) -> Callable[[Path], CommandConfig]:
         return lambda out: config.with_values(stage.settings(out), changes[stage.name])
 
-    return [life.Stage(stage.name, changed(stage), stage.bands) for stage in stages]
+    return [life.Stage(stage.name, changed(stage), stage.judge) for stage in stages]
 
 
 def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> None:
-    result = life.run(tmp_path / "demo", small(life.life()))
+    wish = life.Wish()
+    result = life.run(tmp_path / "demo", wish, small(life.life(wish)))
     made = sorted(p.name for p in (tmp_path / "demo").iterdir())
-    assert made == ["instruct", "ppo", "pretrain", "report.html", "reward", "shards", "tokenizer"]
+    runs = ("tokenizer", "shards", "pretrain", "instruct", "classify", "reward", "ppo")
+    assert made == sorted([*runs, "report.html"])
     passed = {
         band["name"].split()[0] + " " + band["name"].split()[1]: band["passed"] for band in result["bands"]
     }
     # Eight steps teach nothing: neither the text nor, happily, to answer.
     expected = {"pretrain bits": False, "pretrain facts": True, "instruct facts": False, "ppo bits": True}
     assert expected.items() <= passed.items()
-    assert {name.split()[0] for name in passed} == {"pretrain", "instruct", "reward", "ppo"}
-    screen = life.last_screen(result)
+    assert {name.split()[0] for name in passed} == {"pretrain", "instruct", "classify", "reward", "ppo"}
+    screen = life_screen.last(result)
     assert "floor: knows every villager" in screen
     assert screen.count("> Once upon a time") == 1
-    again = life.run(tmp_path / "demo", small(life.life()))  # all is there: nothing is done again
+    again = life.run(tmp_path / "demo", wish, small(life.life(wish)))  # all is there: nothing is done again
     assert again["bands"] == result["bands"]
-    runs = ("tokenizer", "shards", "pretrain", "instruct", "reward", "ppo")
     assert [again["stages"][name] for name in runs] == [result["stages"][name] for name in runs]
+
+
+def test_a_life_on_ones_own_text_uses_what_lies_beside_it(tmp_path: Path) -> None:
+    own = tmp_path / "mine"
+    (own / "books").mkdir(parents=True)
+    for n in range(40):
+        (own / "books" / f"{n}.txt").write_text(f"The {n} grey herons of lake {n % 7} stood still. " * 20)
+    rows = [f'{{"text": "note {n}", "label": "{"ab"[n % 2]}"}}' for n in range(60)]
+    (own / "labelled.jsonl").write_text("\n".join(rows))
+    wish = life.Wish(data=str(own), last="classify")
+    stages = {stage.name: stage for stage in small(life.life(wish))}
+    whole = {stage.name: stage for stage in life.life(wish)}
+    read = whole["shards"].settings(tmp_path)
+    assert sorted(read.input)[:1] == [str(own / "books" / "0.txt")]  # type: ignore[attr-defined]
+    assert len(read.input) == 41  # type: ignore[attr-defined]  # and the hamlet's stories
+    shards, classify = stages["shards"], stages["classify"]
+    for name, stage in (("shards", shards), ("classify", classify)):
+        data = "input" if name == "shards" else "data"
+        given = getattr(whole[name].settings(tmp_path), data)
+        stages[name] = life.Stage(
+            name,
+            lambda out, stage=stage, data=data, given=given: config.with_values(
+                stage.settings(out), {data: given}
+            ),
+            stage.judge,
+        )
+    result = life.run(tmp_path / "demo", wish, list(stages.values()))
+    assert list(result["stages"])[-1] == "classify"
+    assert result["stages"]["classify"]["labels"] == ["a", "b"]
+    # The village's limits say nothing about other text.
+    assert [band["name"] for band in result["bands"]] == ["pretrain bits per byte, below a 5-gram model's"]
+    assert f"fledge demo --resume {tmp_path / 'demo'}" in life_screen.last(result)
+
+
+def test_a_time_budget_is_shared_out() -> None:
+    def of(budget: str, stage: str) -> CommandConfig:
+        stages = {stage.name: stage for stage in life.life(life.Wish(time_budget=budget))}
+        return stages[stage].settings(Path("demo"))
+
+    usual = sum(life.USUAL_S.values())
+    assert of("1h", "pretrain").time_budget == f"{3600 - life.USUAL_S['others']:.0f}s"  # type: ignore[attr-defined]
+    half = f"{usual / 2:.0f}s"
+    assert of(half, "pretrain").time_budget == f"{life.USUAL_S['pretrain'] / 2:.0f}s"  # type: ignore[attr-defined]
+    assert of(half, "instruct").run.max_steps == 250  # type: ignore[attr-defined]
+    assert of(half, "reward").data[0].endswith("#2000")  # type: ignore[attr-defined]
+    assert of("1h", "instruct").run.max_steps == 500  # type: ignore[attr-defined]
+
+
+def test_a_larger_life_has_a_larger_model() -> None:
+    layers = [life.life(life.Wish(size=size))[2].settings(Path("demo")).model.layers for size in life.SIZES]  # type: ignore[attr-defined]
+    assert layers == sorted(layers)
+    assert len(set(layers)) == len(layers)
 
 
 def test_a_demo_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("x")
     assert run(["demo", "--out", str(tmp_path)]) == 1
     assert f"continue it with --resume {tmp_path}" in capsys.readouterr().err
-    assert run(["demo", "--resume", str(tmp_path / "none")]) == 1
-    assert "no such demo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "none"], "no such demo"),
+        (["--stage", "school"], "no such stage; there are tokenizer, shards"),
+        (["--time-budget", "soon"], "--time-budget"),
+        (["--data", "none"], "no such folder; name one that holds your text"),
+    ],
+)
+def test_a_wish_that_can_not_be_is_said_before_anything_is_made(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["demo", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_continued_demo_keeps_its_wish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--out", str(tmp_path / "d"), "--stage", "tokenizer"]) == 0
+    assert "It goes on with" in capsys.readouterr().out
+    assert run(["demo", "--resume", str(tmp_path / "d"), "--size", "medium"]) == 1
+    assert "goes on as it was begun" in capsys.readouterr().err
+    assert run(["demo", "--resume", str(tmp_path / "d"), "--stage", "tokenizer"]) == 0
