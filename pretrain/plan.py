@@ -166,7 +166,7 @@ def _row(line: Line, is_chosen: bool) -> list[str]:
     cost = [] if line.cost is None else [f"{line.cost:,.0f}"]
     if not line.fits:
         return [*row, "", "", "", "", *("" for _ in cost), "too large"]
-    times = [f"{line.tokens_per_s:,.0f}", f"{line.days:.3g}", f"{line.gpu_hours:,.0f}"]
+    times = [f"{line.tokens_per_s:,.0f}", f"{line.days:.3g}", f"{line.gpu_hours:,.1f}"]
     return [*row, str(line.microbatch), *times, *cost, "chosen" if is_chosen else ""]
 
 
