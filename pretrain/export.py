@@ -39,6 +39,17 @@ def record_lineage(
     )
 
 
+def require_same_shards(folder: RunFolder, data: TrainingData) -> None:
+    """Make sure that a resumed run reads the shards that it began with.
+
+    Raises:
+        RunError: they changed.
+    """
+    shards = processes.same(lineage.parent(data.path, "shards") if processes.is_first() else None)
+    others = lineage.read(folder.path)["parents"][1:]
+    lineage.require_same(folder.path, {"parents": [shards, *others]})
+
+
 def measure_before(
     folder: RunFolder, session: Session, validation: Validation, origin: Parent | None
 ) -> dict[str, Any]:

@@ -114,11 +114,14 @@ def _sample(config: PrepareConfig, phases: list[Phase]) -> list[str]:
 def _record_lineage(
     config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]
 ) -> None:
-    folder.add_lineage(
-        parents=[lineage.parent(find_folder(config.tokenizer), "tokenizer")],
-        data=[entry for phase in phases for entry in src.describe(phase.sources)],
-        tokenizer=tokenizer.fingerprint,
-    )
+    facts = {
+        "parents": [lineage.parent(find_folder(config.tokenizer), "tokenizer")],
+        "data": [entry for phase in phases for entry in src.describe(phase.sources)],
+        "tokenizer": tokenizer.fingerprint,
+    }
+    if folder.resumes_from:
+        lineage.require_same(folder.path, facts)
+    folder.add_lineage(**facts)
     sizes = [src.estimated_text_bytes(source) for phase in phases for source in phase.sources]
     # Two bytes of text a token is the worst that real tokenizers do on real text.
     needed = sum(size or 0 for size in sizes) / 2 * shards.dtype_for(tokenizer.vocab_size).itemsize

@@ -77,7 +77,8 @@ class Sharding:
         self._start_phase, self._start, self._start_rows = 0, Cursor(), RowCounts()
         self._step = 0
         self._is_inside_document = self._is_kept = False
-        self._open_folder()
+        with disk_errors(self._unfinished):
+            self._open_folder()
 
     def _open_folder(self) -> None:
         checkpoint = self._folder.resumes_from
@@ -201,7 +202,6 @@ class Sharding:
             "phase": phase,
             "cursor": reader.cursor,
             "rows": reader.rows,
-            "inputs": self._inputs(),
             "writers": {split: writer.state() for split, writer in self._writers.items()},
             "rejects_bytes": (self._unfinished / _REJECTS).stat().st_size,
             "counts": self._counts,
@@ -214,16 +214,8 @@ class Sharding:
         checkpoints.prune(self._folder.checkpoints, keep=2)
 
     def _restore(self, checkpoint: Path, rejects: Path) -> None:
-        """Take up the state of a checkpoint; what was written after it is cut off.
-
-        Raises:
-            DataError: the input is not what it was.
-        """
+        """Take up the state of a checkpoint; what was written after it is cut off."""
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        if state["inputs"] != self._inputs():
-            raise DataError(
-                f"{self._folder.path}: the input has changed since the run began; start a new --out"
-            )
         self._seen = DigestSet.load(checkpoint / "seen.bin")
         for split, writer in self._writers.items():
             writer.restore(state["writers"][split])
@@ -234,9 +226,6 @@ class Sharding:
         self._start_phase, self._start = state["phase"], Cursor(*state["cursor"])
         self._start_rows = RowCounts(*state["rows"])
         self._step = checkpoints.step_of(checkpoint)
-
-    def _inputs(self) -> list[list[Any]]:
-        return [[source.name, source.size_bytes] for phase in self._phases for source in phase.sources]
 
     # --- the end ---
 
@@ -268,8 +257,9 @@ class Sharding:
             "rejects": dict(self._rejects.most_common()),
             "lengths": {str(bits): self._lengths[bits] for bits in sorted(self._lengths)},
         }
-        self._tokenizer.save(self._unfinished)
-        shards.write_index(self._unfinished, self._tokenizer, self._writers, facts)
-        for file in self._unfinished.iterdir():
-            sync_file(file)
-        self._unfinished.rename(self._folder.path / "shards")
+        with disk_errors(self._unfinished):
+            self._tokenizer.save(self._unfinished)
+            shards.write_index(self._unfinished, self._tokenizer, self._writers, facts)
+            for file in self._unfinished.iterdir():
+                sync_file(file)
+            self._unfinished.rename(self._folder.path / "shards")

@@ -303,7 +303,7 @@ def test_a_changed_input_is_not_continued(
     write_rows(tmp_path / "big.jsonl", STORIES)
     capsys.readouterr()
     assert run(["pretrain", "prepare", "--resume", str(tmp_path / "cut")]) == 1
-    assert "the input has changed since the run began" in capsys.readouterr().err
+    assert "its data changed since the run began" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
