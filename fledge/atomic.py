@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fledge.errors import RunError
+from fledge.errors import FledgeError, RunError
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -89,14 +90,27 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's complaints about writing into a RunError that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        number = _system_number(error)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(
                 f"{path}: no space left to write it; free some disk and continue with --resume"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise RunError(f"{path}: not writable ({error.strerror}); choose another --out") from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise RunError(f"{path}: not writable ({os.strerror(number)}); choose another --out") from error
         raise
+
+
+def _system_number(error: Exception) -> int | None:
+    """The system's number of an error, also where a library has put it into words of its own."""
+    if isinstance(error, OSError):
+        return error.errno
+    if isinstance(error, FledgeError):
+        return None
+    if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):  # torch does not tell which
+        return errno.ENOSPC
+    found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors, tokenizers
+    return int(found[1]) if found else None
 
 
 def sync_file(path: Path) -> None:

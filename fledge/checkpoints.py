@@ -79,15 +79,16 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if every file is as its manifest says."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        expected = [(name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items()]
+    except (OSError, ValueError, KeyError) as error:
         return f"{MANIFEST} can't be read ({error})"
-    for name, expected in manifest.items():
+    for name, size_bytes, digest in expected:
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, expected {expected['bytes']}"
-        if sha256_file(file) != expected["sha256"]:
+        if file.stat().st_size != size_bytes:
+            return f"{name} has {file.stat().st_size} bytes, expected {size_bytes}"
+        if sha256_file(file) != digest:
             return f"{name} differs from its checksum"
     return None
 

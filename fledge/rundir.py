@@ -285,7 +285,10 @@ def read_result(path: Path) -> dict[str, Any] | None:
 def state(path: Path) -> str:
     """`running`, `finished` or `interrupted`."""
     try:
-        _lock(path).close()
+        with (path / ".lock").open(encoding="utf-8") as file:  # not to write: it may be another's
+            _hold(file, path)
+    except FileNotFoundError:  # a copy
+        pass
     except RunError:
         return "running"
     return "finished" if (path / "result.json").is_file() else "interrupted"
@@ -320,6 +323,11 @@ def _lock(path: Path) -> IO[str]:
     """
     with atomic.disk_errors(path):
         file = (path / ".lock").open("a+", encoding="utf-8")
+    _hold(file, path)
+    return file
+
+
+def _hold(file: IO[str], path: Path) -> None:
     try:
         if os.name == "nt":
             import msvcrt
@@ -332,7 +340,6 @@ def _lock(path: Path) -> IO[str]:
     except OSError:
         file.close()
         raise RunError(f"{path}: in use by another process; wait for it, or stop it") from None
-    return file
 
 
 def _line(sample: dict[str, Any]) -> str:
