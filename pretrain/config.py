@@ -177,7 +177,11 @@ class TrainConfig(CommandConfig):
     command: ClassVar[str] = "train"
     trains: ClassVar[bool] = True
     distributed: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE, "engine.patience": "any"}
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {
+        **RUN_RESUMABLE,
+        "engine.patience": "any",
+        "profile": "any",
+    }
 
     data: str = Field(description="token shards: a `pretrain prepare` run, or its shards folder")
     init: str | None = Field(None, description="continue from this model (run, folder or hub name)")
@@ -192,6 +196,12 @@ class TrainConfig(CommandConfig):
     compile: bool = Field(
         False,
         description="compile the blocks before the first step: half a minute for about a third more speed",
+    )
+    profile: int = Field(
+        0,
+        ge=0,
+        description="traced after the first six, to RUN/profile: trace.json.gz and operators.md; 0: none",
+        json_schema_extra={"unit": "steps"},
     )
     engine: EngineConfig = EngineConfig()
     model: ModelConfig = ModelConfig()

@@ -12,7 +12,7 @@ from fledge.errors import ConfigError, RunFailed
 from fledge.models import architecture, generation
 from fledge.models.architecture import LanguageModel
 from fledge.rundir import RunFolder, require_disk
-from pretrain import export, parent, probe, sizing
+from pretrain import export, parent, probe, sizing, trace
 from pretrain.config import TrainConfig
 from pretrain.guards import check_first_loss
 from pretrain.meter import Meter
@@ -161,6 +161,7 @@ def _loop(session: Session, validation: Validation, data: TrainingData, folder: 
     meter = Meter(session, data.tokens_per_byte)
     with (
         folder.stopping_politely(),
+        trace.traced(settings, folder) as count_step,
         console.progress("pretraining", steps, "steps", session.counters.step) as bar,
     ):
         if settings.samples.every and session.counters.step == 0:
@@ -168,6 +169,7 @@ def _loop(session: Session, validation: Validation, data: TrainingData, folder: 
         while session.counters.step < steps:
             meter.tick()
             result = session.train_step()
+            count_step()
             step = session.counters.step
             if step == 1 and settings.init is None:
                 check_first_loss(result.loss, session.model.config.vocab_size)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,15 @@ def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path) -> None
         ),
     ):
         folder.track_with(["wandb"])  # before step 0, not at the first line
+
+
+def test_only_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    with rundir.create(Command(), tmp_path / "r") as folder, folder.stopping_politely():
+        for number in rundir.STOPS:  # Slurm sends several, one after the other
+            signal.raise_signal(number)
+        assert folder.stop_requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_reopening_what_is_no_run_is_an_error(tmp_path: Path) -> None:

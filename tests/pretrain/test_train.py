@@ -1,5 +1,6 @@
 """`fledge pretrain train`, through the command line."""
 
+import gzip
 import json
 import os
 import signal
@@ -176,6 +177,23 @@ def test_a_polite_stop_writes_a_checkpoint_and_exits_130(
     assert process.returncode == 130
     step = checkpoints.step_of(checkpoints.listed(out / "checkpoints")[-1])
     assert f"error: stopped at step {step}; continue with --resume {out}" in stderr
+
+
+def test_a_profile_holds_its_steps_and_changes_nothing(
+    trained: Path, story_shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = train(story_shards, tmp_path / "r", "--profile=3")
+    assert "USDT" not in capfd.readouterr().err  # of the profiler's library
+    assert weights(out) == weights(trained)
+    table = (out / "profile" / "operators.md").read_text()
+    assert table.startswith("# Operators of 3 steps\n")
+    assert "_linear_pointwise" in table or "aten::addmm" in table
+    events = json.loads(gzip.decompress((out / "profile" / "trace.json.gz").read_bytes()))["traceEvents"]
+    steps = [event["name"] for event in events if event["name"].startswith("ProfilerStep")]
+    assert steps == ["ProfilerStep#6", "ProfilerStep#7", "ProfilerStep#8"]
+    before = (out / "profile" / "trace.json.gz").read_bytes()
+    assert run(["pretrain", "train", "--resume", str(out), "--run.max-steps=16", "--profile=2"]) == 0
+    assert (out / "profile" / "trace.json.gz").read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
