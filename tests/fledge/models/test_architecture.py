@@ -333,6 +333,22 @@ def test_only_architectures_are_found_by_name() -> None:
         find_config("llama")
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_all_blocks_share_one_compiled_graph(ours: LanguageModel) -> None:
+    # Past eight of its own, torch would run the other blocks of a deep model uncompiled, without a word.
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in ours.blocks:
+        block.compile(backend=backend)
+    ours.train()(some_ids(50, 1, 9), some_ids(50, 1, 9)).backward()
+    assert len(graphs) == 1
+
+
 def test_compiles_without_breaks(ours: LanguageModel) -> None:
     ids_BT = some_ids(50, 2, 16)
     with torch.no_grad():
