@@ -10,6 +10,7 @@ help:
 	@echo "make demo   the whole life on built-in data"
 	@echo "make test   all tests      make lint   format, lint, types      make check   both"
 	@echo "make setup  install only   make bench  speed against peers      make wheel   build a wheel"
+	@echo "make faults 20 minutes of kills, full disks and damage"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,6 +37,10 @@ check: lint test
 
 bench: setup
 	$(BIN)/python -m bench
+
+# Kills, full disks, damage and stops in the middle of every command; some of it is in `make test`.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu" tests/faults
 
 wheel: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
