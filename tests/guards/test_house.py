@@ -102,7 +102,10 @@ def test_every_command_has_file_config_yaml_and_test() -> None:
             assert tests or name == "sample", f"no test of {stage} {name}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "train", "--help"], ["tokenizer", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["pretrain", "train", "--help"], ["plan", "--help"], ["tokenizer", "--help"]],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from fledge.__main__ import run; code = run(sys.argv[1:]); "

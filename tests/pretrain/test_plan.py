@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,32 @@ def test_the_speed_is_that_of_the_published_run_that_the_default_names(
     tokens = 5000 * 512 * 1024
     assert chosen["gpu_hours"] == pytest.approx(tokens / chosen["tokens_per_s"] / 3600)
     assert chosen["cost"] == pytest.approx(2 * chosen["gpu_hours"])
+
+
+def test_a_deeper_model_takes_the_time_that_a_flatter_one_s_mfu_gives() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    small, large = (settings("gpt2", model__layers=layers) for layers in (4, 12))
+    engines = [_engine(wanted) for wanted in (small, large)]
+    ids_BT = torch.zeros(MICROBATCH, 128, dtype=torch.long)
+    seconds = [float("inf")] * 2
+    for _ in range(4):  # by turns, and the fastest of each, as the machine has other work, too
+        for number, engine in enumerate(engines):
+            started = time.process_time()
+            engine.step([(ids_BT, ids_BT)])
+            seconds[number] = min(seconds[number], time.process_time() - started)
+    torch.set_num_threads(threads)
+    rates = [ids_BT.numel() / s for s in seconds]
+    mfu = rates[0] * engines[0].model.flops_per_token(128) / 1e12
+    wanted = config.with_values(large, {"mfu": mfu, "gpu_tflops": 1})
+    told = plan._line(wanted, memory.on_meta(wanted, VOCABULARY), 0, False).tokens_per_s
+    print(f"{told:.0f} tokens/s predicted, {told / rates[1] - 1:+.0%}")
+    assert 0.6 < told / rates[1] < 1.4
+
+
+def _engine(wanted: PlanConfig) -> TorchEngine:
+    model = real_model(wanted)
+    return TorchEngine(model, optimizer.build(model, wanted.optim), 1.0, "cpu", torch.float32)
 
 
 def test_a_measured_speed_replaces_the_assumed_one(capsys: pytest.CaptureFixture[str]) -> None:
