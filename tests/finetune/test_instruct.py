@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -283,18 +279,6 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
     if lora:
         assert result_of(tmp_path / "cut")["merge_same_greedy_tokens"]
         assert result_of(tmp_path / "cut")["merge_max_logit_difference"] < 1e-4
-
-
-def test_sigkill_and_resume_as_processes(qwen3: Path, tmp_path: Path, trained: Path) -> None:
-    out = tmp_path / "r"
-    command = [sys.executable, "-m", "fledge", "finetune", "instruct", str(qwen3), "--config=tiny", *QUICK]
-    with subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(out.glob("checkpoints/step-*")):
-            time.sleep(0.01)  # watches another process's folder
-        process.send_signal(signal.SIGKILL)
-    assert not (out / "result.json").exists()
-    assert run(["finetune", "instruct", "--resume", str(out)]) == 0
-    assert weights(out) == weights(trained)
 
 
 def test_a_parent_or_data_that_changed_is_not_resumed(

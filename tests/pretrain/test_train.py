@@ -39,7 +39,6 @@ TINY = [
     "--samples.every=6",
     "--samples.max-new-tokens=4",
 ]
-DROPOUT = ["--model.architecture=gpt2", "--model.dropout=0.1"]
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
@@ -133,13 +132,11 @@ def test_another_seed_is_another_model(trained: Path, story_shards: Path, tmp_pa
     assert weights(train(story_shards, tmp_path / "other", "--run.seed=1")) != weights(trained)
 
 
-@pytest.mark.parametrize("more", [[], DROPOUT], ids=["qwen3", "gpt2-dropout"])
 def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
-    story_shards: Path, tmp_path: Path, more: list[str]
+    trained: Path, story_shards: Path, tmp_path: Path
 ) -> None:
-    whole = train(story_shards, tmp_path / "whole", *more)
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "fledge", *arguments(story_shards, killed, *more)]
+    command = [sys.executable, "-m", "fledge", *arguments(story_shards, killed)]
     for kill_at in (5, 10):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while process.poll() is None and max((m["step"] for m in _metrics(killed)), default=0) < kill_at:
@@ -148,11 +145,11 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
         process.wait()
         command = [sys.executable, "-m", "fledge", "pretrain", "train", "--resume", str(killed)]
     assert run(["pretrain", "train", "--resume", str(killed)]) == 0
-    assert weights(killed) == weights(whole)
+    assert weights(killed) == weights(trained)
     steps = [m["step"] for m in read_metrics(killed)]
-    assert steps == [m["step"] for m in read_metrics(whole)]
+    assert steps == [m["step"] for m in read_metrics(trained)]
     losses = [(m["step"], m.get("loss"), m.get("validation_loss")) for m in read_metrics(killed)]
-    assert losses == [(m["step"], m.get("loss"), m.get("validation_loss")) for m in read_metrics(whole)]
+    assert losses == [(m["step"], m.get("loss"), m.get("validation_loss")) for m in read_metrics(trained)]
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
@@ -194,18 +191,6 @@ def test_a_profile_holds_its_steps_and_changes_nothing(
     before = (out / "profile" / "trace.json.gz").read_bytes()
     assert run(["pretrain", "train", "--resume", str(out), "--run.max-steps=16", "--profile=2"]) == 0
     assert (out / "profile" / "trace.json.gz").read_bytes() == before
-
-
-def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
-    trained: Path, story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = train(story_shards, tmp_path / "r")
-    state = out / "checkpoints" / "step-000012" / "state.pt"
-    state.write_bytes(state.read_bytes()[:-10])
-    (out / "result.json").unlink()
-    assert run(["pretrain", "train", "--resume", str(out)]) == 0
-    assert "step-000012: damaged (state.pt has" in capsys.readouterr().err
-    assert weights(out) == weights(trained)
 
 
 def test_a_run_without_a_checkpoint_starts_again_in_its_folder(
@@ -395,23 +380,6 @@ def test_sample_continues_prompts(trained: Path, capsys: pytest.CaptureFixture[s
     assert [s["prompt"] for s in result["samples"]] == ["It was"] * 2 + ["The"] * 2
     assert run([*command, "--prompt", "It was"]) == 0
     assert capsys.readouterr().out.startswith("It was")
-
-
-def test_a_disk_that_fills_up_loses_nothing(trained: Path, story_shards: Path, tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    out = tmp_path / "r"
-    command = [sys.executable, "-m", "fledge", *arguments(story_shards, out)]
-
-    def small_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    done = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "no space left to write it; free some disk and continue with --resume" in done.stderr
-    assert not list((out / "checkpoints").glob("*"))
-    assert run(["pretrain", "train", "--resume", str(out)]) == 0
-    assert weights(out) == weights(trained)
 
 
 def test_the_model_loads_as_it_was_saved(trained: Path, tmp_path: Path) -> None:

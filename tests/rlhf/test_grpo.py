@@ -3,10 +3,6 @@
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -214,21 +210,6 @@ def test_checkpoints_fall_where_no_answers_are_left_over(
         "step-000004",
         "step-000008",
     ]
-
-
-def test_sigkill_and_resume_as_processes(
-    qwen3: Path, prompts: Path, letters: Path, tmp_path: Path, trained: Path
-) -> None:
-    out = tmp_path / "r"
-    options = [*QUICK, "--group.steps=2", f"--prompts={prompts}", f"--reward={letters}", "--out", str(out)]
-    command = [sys.executable, "-m", "fledge", "rlhf", "grpo", str(qwen3), *options]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(out.glob("checkpoints/step-*")):
-            time.sleep(0.01)  # watches another process's folder
-        process.send_signal(signal.SIGKILL)
-    assert not (out / "result.json").exists()
-    assert run(["rlhf", "grpo", "--resume", str(out)]) == 0
-    assert weights(out) == weights(trained)
 
 
 def test_a_reward_model_rewards(qwen3: Path, prompts: Path, judge: Path, tmp_path: Path) -> None:
