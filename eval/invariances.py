@@ -77,7 +77,11 @@ class Case:
 
         transformers.logging.disable_progress_bar()
         return transformers.AutoModelForCausalLM.from_pretrained(
-            self.folder, dtype=torch.float32, local_files_only=True
+            self.folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         ).eval()
 
 
