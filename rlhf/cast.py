@@ -56,6 +56,8 @@ class Cast:
         place = settings.run.device
         path = find_model(settings.model)
         tokenizer = TextTokenizer.from_folder(path)
+        if settings.plain_prompts:
+            tokenizer.chat_template = None
         model = load_model(path, device=place)
         reward = scoring.open_reward(settings.reward, place)
         scoring.announce(reward, tokenizer)

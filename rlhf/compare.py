@@ -37,6 +37,8 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
     settings = contestants.resolved(settings, found)
     folder.freeze(settings)
     tokenizer = TextTokenizer.from_folder(path)
+    if found and all(one.settings.get("plain_prompts") for one in found):
+        tokenizer.chat_template = None
     contestants.check_tokenizers(found, path, tokenizer)
     reward = scoring.open_reward(settings.reward, settings.device)
     gold = scoring.open_reward(settings.gold, settings.device) if settings.gold else None

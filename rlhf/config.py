@@ -182,6 +182,9 @@ class PpoConfig(CommandConfig):
         min_length=1,
         description="rows with prompt, messages or instruction: files, folders, globs; repeatable",
     )
+    plain_prompts: bool = Field(
+        False, description="prompts are text to go on with; the model's chat template is left away for good"
+    )
     gold: str | None = Field(
         None, description="a second reward that is measured and never learned from: shows over-optimisation"
     )

@@ -317,7 +317,7 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
     if processes.is_first():
         _publish(cast, folder, result, _lines(cast, result))
         plots.reinforcement(metrics, folder.path / "reward.png")
-        folder.write_summary(_summary(folder, result, _lines(cast, result)))
+        folder.write_summary(_summary(cast, folder, result, _lines(cast, result)))
     return result
 
 
@@ -375,9 +375,10 @@ def _lines(cast: Cast, result: dict[str, Any]) -> list[str]:
     return lines + [f"warning: {text}" for text in result["diagnosis"]]
 
 
-def _summary(folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
+def _summary(cast: Cast, folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
     text = [f"# {folder.path}", "", *(f"- {line}" for line in lines)]
     last = [sample for sample in folder.samples() if sample["step"] == result["best_step"]]
     text += table(last)
-    text += ["", f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"]
+    command = "chat" if cast.tokenizer.chat_template else "pretrain sample"
+    text += ["", f"Try it: fledge {command} {folder.path}; curves: {folder.path}/reward.png"]
     return "\n".join(text)

@@ -46,6 +46,8 @@ class Pupil:
         """
         path = find_model(settings.model)
         tokenizer = TextTokenizer.from_folder(path)
+        if getattr(settings, "plain_prompts", False):
+            tokenizer.chat_template = None
         template = tokenizer.chat_template
         if template is not None and not chat.has_generation_blocks(template):
             raise ModelError(

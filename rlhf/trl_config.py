@@ -155,6 +155,9 @@ class GrpoConfig(CommandConfig):
         min_length=1,
         description="rows with prompt, messages, instruction or question: files, folders, globs; repeatable",
     )
+    plain_prompts: bool = Field(
+        False, description="prompts are text to go on with; the model's chat template is left away for good"
+    )
     max_bad_share: float = Field(
         0.01,
         ge=0,

@@ -240,6 +240,34 @@ def test_two_processes_train_together(zero: int, qwen3: Path, likes_e: Path, tmp
     assert lines[1]["ratio_error"] < 1e-4
 
 
+def test_plain_prompts_are_gone_on_with(qwen3: Path, tmp_path: Path, likes_e: Path) -> None:
+    seen = tmp_path / "seen.py"
+    seen.write_text(
+        "import json, pathlib\n"
+        "def score(rows, answers):\n"
+        f"    pathlib.Path({str(tmp_path / 'rows.json')!r}).write_text(json.dumps([r['prompt'] for r in rows]))\n"
+        "    return [a.count('e') / (1 + len(a)) for a in answers]\n"
+    )
+    prompts = tmp_path / "prompts.jsonl"
+    begun = [f"{name} went to" for name in ("Ann", "Ben", "Clara", "Dora", "Ernst", "Finn", "Gus", "Hal")]
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in begun))
+    others = [option for option in QUICK if not option.startswith("--prompts")]
+    more = [f"--reward={seen}", f"--prompts={prompts}", "--plain-prompts", "--validation.share=0.3", *others]
+    assert run(["rlhf", "ppo", str(qwen3), "--config=tiny", "--out", str(tmp_path / "r"), *more]) == 0
+    assert set(json.loads((tmp_path / "rows.json").read_text())) <= set(begun)
+    template = TextTokenizer.from_folder(tmp_path / "r" / "model").chat_template
+    assert template is None  # whoever measures it later goes on with plain text as well
+    compare = ["rlhf", "compare", str(tmp_path / "r"), f"--reward={likes_e}", "--part=all", "--best-of=2"]
+    compare += [
+        "--sampling.reference=20",
+        "--sampling.policy=2",
+        "--max-prompts=3",
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    assert run(compare) == 0
+
+
 # --- what users get wrong ---
 
 
