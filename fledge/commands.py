@@ -99,8 +99,8 @@ def execute_seeds(
     processes.require_one("--seeds")
     path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")
     rundir.make_folder(path)
-    atomic.write_file(path / "config.yaml", config.dump(resolved))
     atomic.write_file(path / SEEDS, json.dumps({"seeds": seeds, "options": options}))
+    atomic.write_file(path / "config.yaml", config.dump(resolved))  # last: with it, it can be resumed
     try:
         return _each_seed(path, seeds, lambda child, seed: execute(_seeded(resolved, seed), child, options))
     except FledgeError as error:

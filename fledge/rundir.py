@@ -226,10 +226,11 @@ def make_folder(path: Path) -> None:
 
 
 def _is_unused(path: Path) -> bool:
-    """Whether a folder is empty, or `create` was killed in it before it was a run."""
+    """Whether a folder is empty, or a command was killed in it before it was a run, or one of several seeds."""
     names = {entry.name for entry in path.iterdir()}
     begun = {".lock", "lineage.json", ".lineage.json.partial", ".config.yaml.partial"}
-    return not names or (".lock" in names and names <= begun)
+    begun_seeds = {"seeds.json", ".seeds.json.partial", ".config.yaml.partial"}
+    return names <= begun_seeds or (".lock" in names and names <= begun)
 
 
 def reopen(path: Path) -> RunFolder:

@@ -194,6 +194,23 @@ def test_killed_while_it_writes_it_ends_the_same(
 
 
 @pytest.mark.slow
+def test_killed_while_it_begins_a_run_of_several_seeds_can_be_begun_or_gone_on_with(
+    zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record
+) -> None:
+    command, seeds, problems = command_of("pretrain train"), ["--seeds=1,2", "--run.max-steps=1"], {}
+    for at in range(1, 20):  # up to the first files of the first seed's run
+        out = tmp_path / str(at)
+        start = [*command.starting(out), *seeds]
+        assert zygote.run(start, out, at=at, action=KILL).code == -KILL
+        resume = [*command.name.split(), "--resume", str(out)]
+        again = zygote.run(resume if (out / "config.yaml").is_file() else start, out)
+        if again.code or not (out / "result.json").is_file():
+            problems[at] = again.said
+    record("SIGKILL after each call", "pretrain train --seeds", 19, 19 - len(problems))
+    assert problems == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain train", "finetune instruct", "rlhf ppo"])
 def test_killed_after_each_call_while_it_replaces_its_model_it_ends_the_same(
     zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str
