@@ -33,7 +33,10 @@ def make(job: Job, arguments: dict[str, Any], parts: dict[str, Any], by: str) ->
     # The contract's loader gives the batches; TRL only sees by a row that it has nothing to prepare.
     columns = ("input_ids", "labels", "chosen_ids", "rejected_ids", "prompt")
     parts["train_dataset"] = datasets.Dataset.from_list([{column: [0] for column in columns}])
-    arguments |= {"activation_checkpointing": False}
+    kind = getattr(trl, f"{name}Config")
+    # The newer name, and the one that transformers 5.17 has.
+    recompute = ("activation_checkpointing", "gradient_checkpointing")
+    arguments[next(known for known in recompute if known in kind.__dataclass_fields__)] = False
     if by == "trl-grpo":
         arguments["max_completion_length"] = 1  # not used: the job writes
         parts |= {"reward_funcs": _judge_of(job), "rollout_func": _writer_of(job)}
@@ -42,7 +45,7 @@ def make(job: Job, arguments: dict[str, Any], parts: dict[str, Any], by: str) ->
         parts["data_collator"] = job.collate
     if by == "trl-dpo":
         arguments["precompute_ref_log_probs"] = True  # the examples bring them
-    args = getattr(trl, f"{name}Config")(**arguments, **job.arguments)
+    args = kind(**arguments, **job.arguments)
     extras = {"trl-dpo": (_Dpo,), "trl-grpo": (_Grpo,)}.get(by, (Contract,))
     under_contract = type(f"_{name}", (_Prepared, *extras, getattr(trl, f"{name}Trainer")), {})
     with warnings.catch_warnings():
