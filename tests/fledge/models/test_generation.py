@@ -184,6 +184,7 @@ def test_a_step_of_fixed_shapes_equals_one_of_growing_shapes(ours: LanguageModel
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "nanochat"])
 @pytest.mark.parametrize("prompts", [PROMPTS, [[1, 2, 3]] * 9])
 def test_a_cuda_graph_writes_what_eager_steps_write(
