@@ -148,7 +148,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         cells.setdefault(kind, {}).setdefault(command, Counter()).update(count)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps({"total": total, "by_kind_and_command": cells}, indent=1))
-    lost = "nothing lost" if total["injected"] == total["survived"] else "SEE THE FAILURES"
+    is_well = total["injected"] == total["survived"] and not terminalreporter.stats.get("failed")
+    lost = "nothing lost" if is_well else "SEE THE FAILURES"
     terminalreporter.write_line(
         f"faults: {total['survived']} survived of {total['injected']} injected, {lost} ({REPORT.relative_to(ROOT)})"
     )

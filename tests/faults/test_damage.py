@@ -59,7 +59,7 @@ def test_whatever_is_damaged_in_a_checkpoint_the_one_before_is_used_aloud(
     whole = before_publication(zygote, command, tmp_path / "whole")
     newest = checkpoints.listed(whole / "checkpoints")[-1].relative_to(whole)
     files = sorted(path.relative_to(whole) for path in (whole / newest).rglob("*") if path.is_file())
-    cases = [(file, harm) for file in files for harm in (flip, halve, Path.unlink)]
+    cases = [*((file, flip) for file in files), (files[-1], halve), (files[0], Path.unlink)]
     problems = {}
     for file, harm in cases:
         out = shutil.copytree(whole, tmp_path / "run")
