@@ -69,9 +69,15 @@ class GraphedStep:
             with torch.cuda.stream(side):
                 for _ in range(WARM_UPS):
                     self._step.run()
+                torch.cuda.synchronize()
+                # Not by `torch.cuda.graph`, which collects garbage and gives memory back each time. Only this thread's
+                # calls are recorded: another one may read batches ahead.
+                self._graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self._logits_BV = self._step.run()
+                finally:
+                    self._graph.capture_end()
             torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(self._graph):
-                self._logits_BV = self._step.run()
 
     def __call__(self, ids_B: Tensor) -> Tensor:
         """Read one token in each row; the logits hold until the next call."""
