@@ -160,7 +160,7 @@ class Contract(Trainer):
         self._tokens_before, self._busy_s, self._clock = 0, 0.0, 0.0
         self._bar: console.Progress | None = None
         super().__init__(model=job.model, **arguments)
-        self.loss_is_scaled_for_ga = True
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # how transformers 5.19 has it, and 5.17
         self.add_callback(_Flow(self))
         self.remove_callback(PrinterCallback)
 
