@@ -38,7 +38,7 @@ ARGUMENTS = {
         *("{base}", "--config=tiny", "--data=village:hamlet/instructions#60", *SMALL, "--validation.examples=4"),
         *("--answers.max-new-tokens=4", "--answers.at-end=2", "--pack=128", "--batch.examples=2"),
     ],
-    "finetune classify": ["{base}", "--config=tiny", "--data=village:hamlet/messages#60", *SMALL],
+    "finetune classify": ["{base}", "--config=tiny", "--data=village:hamlet/messages#60", *SMALL, "--batch.examples=8"],
     "rlhf reward": ["{base}", "--config=tiny", "--data=village:hamlet/preferences#60", *SMALL],
     "rlhf ppo": [
         *("{base}", "--config=tiny", "--reward={reward}", "--prompts=village:hamlet/instructions:test#40", *SMALL),

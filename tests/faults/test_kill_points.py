@@ -211,7 +211,7 @@ def test_killed_while_it_begins_a_run_of_several_seeds_can_be_begun_or_gone_on_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pretrain train", "finetune instruct", "rlhf ppo"])
+@pytest.mark.parametrize("name", ["pretrain train", "finetune instruct"])
 def test_killed_after_each_call_while_it_replaces_its_model_it_ends_the_same(
     zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str
 ) -> None:
