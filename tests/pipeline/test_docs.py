@@ -27,6 +27,7 @@ from fledge.village import spec
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+TOUR = DOCS / "tour.ipynb"
 # README.md is a tour of its own; these share their runs.
 PAGES = [
     f"{name}.md"
@@ -57,6 +58,7 @@ LIMITS: dict[str, Any] = {
     "run.max_steps": 2,
     "run.threads": 1,
     "batch.sequences": 2,
+    "batch.microbatch": 2,
     "batch.examples": 8,
     "batch.minibatch": 4,
     "rollout.episodes": 8,
@@ -121,7 +123,7 @@ def arguments(line: str) -> list[str] | None:
 
 def is_configured(words: list[str]) -> bool:
     """Whether it is a command of a stage, with --dry-run."""
-    return bool(words) and words[0] in (*STAGES, "chat", "report")
+    return bool(words) and words[0] in (*STAGES, "chat", "report", "plan")
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +164,10 @@ def limited(resolved: CommandConfig) -> dict[str, Any]:
 
 
 def _fewer(text: Any) -> Any:
-    return f"{text}#{VILLAGE_ROWS}" if str(text).startswith("village:") and "#" not in text else text
+    if not str(text).startswith("village:"):
+        return text
+    name, _, count = text.partition("#")
+    return f"{name}#{min(int(count or VILLAGE_ROWS), VILLAGE_ROWS)}"
 
 
 def inputs(folder: Path) -> None:
@@ -199,9 +204,9 @@ def perform(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
         exec(compile(block.text, block.where, "exec"), {"__name__": "__main__"})
         return
     for line in block.lines():
-        words = arguments(line)
+        words = arguments(line) if line.startswith("fledge ") else None
         if words is None:
-            assert "fledge" not in line, f"{block.where}: how is this run? {line}"
+            assert not re.search(r"\bfledge [a-z]", line), f"{block.where}: mark it as not run? {line}"
             continue
         code = run(words)
         told = capsys.readouterr().err
@@ -248,3 +253,35 @@ def test_error_texts_on_the_pages_are_ours() -> None:
         for quoted in re.findall(r"`([^`]*\.\.\.[^`]*)`", " ".join(text.split())):
             for piece in map(str.strip, quoted.split("...")):
                 assert piece in ours, f"{page.name}: no message of ours has {piece!r}"
+
+
+@pytest.mark.usefixtures("small_commands")
+def test_the_notebook_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot
+
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(code_cells()):
+        exec(compile("".join(cell["source"]), f"docs/tour.ipynb:{number}", "exec"), scope)
+    num_figures = len(pyplot.get_fignums())
+    pyplot.close("all")
+    pictures = [output for cell in code_cells() for output in cell["outputs"] if "data" in output]
+    assert len(pictures) == num_figures > 0  # as stored from a real run
+
+
+def test_the_notebook_is_whole_and_small() -> None:
+    content = json.loads(TOUR.read_text(encoding="utf-8"))
+    assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
+    cells = content["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    assert [cell["execution_count"] for cell in code_cells()] == list(range(1, len(code_cells()) + 1))
+    assert all(
+        output["output_type"] in ("stream", "display_data") for c in code_cells() for output in c["outputs"]
+    )
+    assert TOUR.stat().st_size <= 300_000
+
+
+def code_cells() -> list[dict[str, Any]]:
+    """The notebook's cells of code."""
+    cells = json.loads(TOUR.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
