@@ -94,10 +94,7 @@ def _training(base: Path, labels: list[str], rows: list[Row], path: Path) -> mea
         transformers.Trainer(model=peer, args=arguments, train_dataset=padded).train()
 
     ours_s, peer_s, ours_cpu, peer_cpu = measure.interleaved(ours, theirs, repeats=1)
-    examples, title = (
-        STEPS * EXAMPLES,
-        "classification: training, 7 M, against Trainer padding to the longest",
-    )
+    examples, title = (STEPS * EXAMPLES, "classification: training, 7 M, against Trainer padding to the longest")
     return measure.Row(
         title, examples / ours_s, examples / peer_s, peer_s / ours_s, ">= 2", "texts/s", (ours_cpu, peer_cpu)
     )
@@ -122,11 +119,5 @@ def _prediction(made: Classifier, texts: list[str], path: Path) -> measure.Row:
     ours_s, peer_s, ours_cpu, peer_cpu = measure.interleaved(ours, theirs, repeats=3)
     title = "classification: prediction, 7 M, against pipeline() one by one"
     return measure.Row(
-        title,
-        len(texts) / ours_s,
-        len(texts) / peer_s,
-        peer_s / ours_s,
-        ">= 3",
-        "texts/s",
-        (ours_cpu, peer_cpu),
+        title, len(texts) / ours_s, len(texts) / peer_s, peer_s / ours_s, ">= 3", "texts/s", (ours_cpu, peer_cpu)
     )

@@ -21,9 +21,7 @@ def run() -> list[Row]:
     """Pairs and tokens a second of ours (float32 and bfloat16) and the peers', interleaved."""
     model, blimp = (os.environ.get(name, "") for name in ("FLEDGE_MODEL", "FLEDGE_BLIMP"))
     if not model or not blimp:
-        raise DataError(
-            "name a model in FLEDGE_MODEL and a folder of BLiMP in FLEDGE_BLIMP; this compares on both"
-        )
+        raise DataError("name a model in FLEDGE_MODEL and a folder of BLiMP in FLEDGE_BLIMP; this compares on both")
     return [*_pairs(model, blimp), _text(model)]
 
 

@@ -19,13 +19,8 @@ def run() -> list[Row]:
 
     The weights are random, so that the likeliest tokens are closer to each other than those of a trained model.
     """
-    shape = architecture.find_config("qwen3").sized(
-        vocab_size=8192, context=256, layers=6, width=320, heads=5
-    )
-    model, half = (
-        architecture.build(shape, seed=0).eval(),
-        architecture.build(shape, seed=0).eval().bfloat16(),
-    )
+    shape = architecture.find_config("qwen3").sized(vocab_size=8192, context=256, layers=6, width=320, heads=5)
+    model, half = (architecture.build(shape, seed=0).eval(), architecture.build(shape, seed=0).eval().bfloat16())
     peers = [as_transformers(made) for made in (model, half)]
     ids_BT = torch.randint(0, 8192, (ROWS, PROMPT), generator=torch.Generator().manual_seed(0))
     prompts = ids_BT.tolist()
@@ -53,18 +48,10 @@ def as_transformers(model: LanguageModel) -> Any:
         return AutoModelForCausalLM.from_pretrained(path, dtype=model.head_weight.dtype).eval()
 
 
-def both(
-    model: LanguageModel, peer: Any, ids_BT: Tensor, new: int
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def both(model: LanguageModel, peer: Any, ids_BT: Tensor, new: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """What draws `new` tokens after each prompt, by us and by transformers."""
     sampling, prompts = generation.Sampling(max_new_tokens=new), ids_BT.tolist()
-    settings = {
-        "max_new_tokens": new,
-        "min_new_tokens": new,
-        "do_sample": True,
-        "top_k": 0,
-        "pad_token_id": 0,
-    }
+    settings = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": True, "top_k": 0, "pad_token_id": 0}
     there_BT = ids_BT.to(peer.device)
     return (
         lambda: generation.generate(model, prompts, sampling),

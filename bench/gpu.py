@@ -368,9 +368,7 @@ def _derived(rows: list[Row]) -> Iterator[Row]:
             yield Row(f"training against {name}", ours, peer, ours / peer, goal, "tokens/s")
 
 
-def _write(
-    out: Path, scale: Scale, rows: list[Row], errors: dict[str, str], seconds: dict[str, float]
-) -> None:
+def _write(out: Path, scale: Scale, rows: list[Row], errors: dict[str, str], seconds: dict[str, float]) -> None:
     import torch
 
     every = [*rows, *_derived(rows)]
@@ -381,8 +379,7 @@ def _write(
     }
     (out / "gpu.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     cells = [
-        [r.name, *("" if v is None else f"{v:.4g}" for v in (r.ours, r.peer, r.ratio)), r.goal, r.unit]
-        for r in every
+        [r.name, *("" if v is None else f"{v:.4g}" for v in (r.ours, r.peer, r.ratio)), r.goal, r.unit] for r in every
     ]
     table = console.table(cells, ["benchmark", "measured", "peer", "ratio", "goal", "unit"])
     failed = "".join(f"\n{name}: {text}" for name, text in errors.items())

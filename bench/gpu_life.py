@@ -39,9 +39,7 @@ EVALUATION = ["blimp", "eval_tasks"]
 # What of these --tiny takes.
 TINY_TEXT, TINY_INSTRUCTIONS = TEXT[:1], INSTRUCTIONS[:1]
 TINY_PAIRS = "instruction_1100/instruction-data-with-preference.json"
-PACKED = (
-    ".bz2"  # of the standard library's compressors the smallest on English text, and 20 times as fast as xz
-)
+PACKED = ".bz2"  # of the standard library's compressors the smallest on English text, and 20 times as fast as xz
 
 DECAYS, DROPOUTS = (0.1, 0.4, 1.6), (0.0, 0.1)
 
@@ -56,9 +54,7 @@ class Stage(NamedTuple):
 def pack(data: Path, packed: Path, limit_mib: float) -> None:
     """Recompress every set that the life needs, and as many of the books as then fit, in order of their numbers."""
     needed = [VALIDATION, *TEXT, *INSTRUCTIONS, PAIRS, TINY_PAIRS]
-    needed += [
-        str(f.relative_to(data)) for name in EVALUATION for f in sorted((data / name).glob("*.jsonl.gz"))
-    ]
+    needed += [str(f.relative_to(data)) for name in EVALUATION for f in sorted((data / name).glob("*.jsonl.gz"))]
     books = sorted(str(file.relative_to(data)) for file in data.glob("classic_books/train-*.jsonl.gz"))
     used = taken = 0
     for name in [*needed, *books]:
@@ -66,9 +62,7 @@ def pack(data: Path, packed: Path, limit_mib: float) -> None:
         content = bz2.compress(gzip.decompress(content) if name.endswith(".gz") else content)
         if used + len(content) > limit_mib * 2**20:
             if name in needed:
-                raise DataError(
-                    f"--limit-mib {limit_mib:g}: too few for what must travel; {name} is left over"
-                )
+                raise DataError(f"--limit-mib {limit_mib:g}: too few for what must travel; {name} is left over")
             break
         used += len(content)
         taken += name in books
@@ -90,10 +84,7 @@ def unpacked(data: Path, out: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name("." + target.name)
             is_gzip = target.suffix == ".gz"
-            with (
-                bz2.open(file) as source,
-                gzip.open(partial, "wb", 1) if is_gzip else partial.open("wb") as sink,
-            ):
+            with bz2.open(file) as source, gzip.open(partial, "wb", 1) if is_gzip else partial.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
             partial.rename(target)
     return out / "data"
@@ -118,10 +109,7 @@ def prepared(data: Path, tiny: bool) -> list[Stage]:
     return [
         Stage("tokenizer", lambda out: shipped(TokenizerConfig, tiny, input=text)),
         Stage(
-            "shards",
-            lambda out: shipped(
-                PrepareConfig, tiny, input=text, tokenizer=str(out / "tokenizer"), **held_out
-            ),
+            "shards", lambda out: shipped(PrepareConfig, tiny, input=text, tokenizer=str(out / "tokenizer"), **held_out)
         ),
     ]
 
@@ -143,14 +131,9 @@ def stages(data: Path, tiny: bool) -> list[Stage]:
         Stage("pretrain", lambda out: shipped(TrainConfig, tiny, data=str(out / "shards"), **short)),
         Stage(
             "instruct",
-            lambda out: shipped(
-                InstructConfig, tiny, model=str(out / "pretrain"), data=instructions, **short
-            ),
+            lambda out: shipped(InstructConfig, tiny, model=str(out / "pretrain"), data=instructions, **short),
         ),
-        Stage(
-            "reward",
-            lambda out: shipped(RewardConfig, tiny, model=str(out / "instruct"), data=pairs, **short),
-        ),
+        Stage("reward", lambda out: shipped(RewardConfig, tiny, model=str(out / "instruct"), data=pairs, **short)),
         Stage(
             "ppo",
             lambda out: shipped(

@@ -37,10 +37,7 @@ def run() -> list[Row]:
         made = architecture.find_config("qwen3").sized(vocab_size=8192, pad_id=3, bos_id=0, eos_id=0, **SHAPE)
         model_folder.save_model(architecture.build(made, seed=0), scratch)
         tokenizer.save(Path(scratch))
-        return [
-            _compare(Path(scratch), tokenizer, talks, name)
-            for name in ("TRL's defaults", "checkpointing off")
-        ]
+        return [_compare(Path(scratch), tokenizer, talks, name) for name in ("TRL's defaults", "checkpointing off")]
 
 
 def _compare(path: Path, tokenizer: TextTokenizer, talks: list[Any], name: str) -> Row:
@@ -102,9 +99,7 @@ def _trl(model: Any, path: Path, talks: list[Any], batch: int, checkpointing: bo
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=datasets.Dataset.from_list(
-                [{"messages": talk.messages} for talk in talks[: batch * STEPS]]
-            ),
+            train_dataset=datasets.Dataset.from_list([{"messages": talk.messages} for talk in talks[: batch * STEPS]]),
             processing_class=AutoTokenizer.from_pretrained(path),
         )
         trainer.train()

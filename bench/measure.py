@@ -19,9 +19,7 @@ class Row:
     cpu_s: tuple[float, float] | None = None  # CPU-seconds (user and system) a repeat, ours and the peer's
 
 
-def interleaved(
-    ours: Callable[[], object], peer: Callable[[], object], repeats: int = 5
-) -> tuple[float, ...]:
+def interleaved(ours: Callable[[], object], peer: Callable[[], object], repeats: int = 5) -> tuple[float, ...]:
     """Median seconds of ours and the peer's, taken in turns, after one warm-up each; then CPU-seconds likewise."""
     times: tuple[list[float], list[float]] = ([], [])
     cpu: tuple[list[float], list[float]] = ([], [])

@@ -39,10 +39,7 @@ class PlainPPO:
         """One step: answers, scores, advantages, and epochs of minibatches."""
         with torch.no_grad(), self._autocast():
             rows_BT = self._write()
-            old_BN, reference_BN = (
-                self._logprobs(self._policy, rows_BT),
-                self._logprobs(self._reference, rows_BT),
-            )
+            old_BN, reference_BN = (self._logprobs(self._policy, rows_BT), self._logprobs(self._reference, rows_BT))
             value_BN = self._values(rows_BT)
             reward_BN = -KL * (old_BN - reference_BN)
             reward_BN[:, -1] += self._reward(rows_BT).logits[:, 0].float()

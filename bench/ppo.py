@@ -28,9 +28,7 @@ from fledge.tokens import TextTokenizer
 from fledge.village import spec
 from tokenizer.learn import learn
 
-EPISODES = tuple(
-    map(int, os.environ.get("FLEDGE_PPO_LENGTHS", "128,256").split(","))
-)  # of a short and a long run
+EPISODES = tuple(map(int, os.environ.get("FLEDGE_PPO_LENGTHS", "128,256").split(",")))  # of a short and a long run
 REPEATS = int(os.environ.get("FLEDGE_PPO_REPEATS", "3"))
 PROMPT_TOKENS, PROMPTS = 12, 300
 SHAPE: dict[str, Any] = {"layers": 9, "width": 320, "heads": 5, "context": 128}  # 12.6 M parameters

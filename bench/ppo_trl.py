@@ -31,9 +31,7 @@ def main(settings: dict[str, Any]) -> None:
     asked = prompts.read([settings["prompts"]], own, room, held_out_share=0.1).train
 
     def critic() -> Any:
-        return AutoModelForSequenceClassification.from_pretrained(
-            find_model(settings["reward"]), num_labels=1
-        )
+        return AutoModelForSequenceClassification.from_pretrained(find_model(settings["reward"]), num_labels=1)
 
     trainer = PPOTrainer(
         PPOConfig(

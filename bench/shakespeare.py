@@ -91,9 +91,7 @@ def _peer(text: Path) -> tuple[float, float]:
             attn_pdrop=0,
         )
     )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
     started = time.process_time()
     with console.progress("nanoGPT's recipe", STEPS, "steps") as bar:
         for step in range(STEPS):
@@ -112,7 +110,5 @@ def _peer(text: Path) -> tuple[float, float]:
     windows_BS = held_out[: (len(held_out) - 1) // CONTEXT * CONTEXT].view(-1, CONTEXT)
     following_BT = held_out[1 : windows_BS.numel() + 1].view(-1, CONTEXT)
     with torch.no_grad():
-        losses = torch.nn.functional.cross_entropy(
-            model(windows_BS).logits.flatten(0, 1), following_BT.flatten()
-        )
+        losses = torch.nn.functional.cross_entropy(model(windows_BS).logits.flatten(0, 1), following_BT.flatten())
     return used, float(losses) / math.log(2)  # one character is one byte here

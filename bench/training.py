@@ -51,14 +51,7 @@ def run() -> list[Row]:
 
 
 def _compare(
-    name: str,
-    shape: dict[str, int],
-    vocab_size: int,
-    rows: int,
-    dtype: str,
-    steps: int,
-    repeats: int,
-    goal: str,
+    name: str, shape: dict[str, int], vocab_size: int, rows: int, dtype: str, steps: int, repeats: int, goal: str
 ) -> list[Row]:
     import torch
 

@@ -28,14 +28,7 @@ def run() -> list[Row]:
     best = bayes_accuracy(world)
     return [
         Row("spam accuracy: TF-IDF words, logistic regression", counts, None, None, "", "share"),
-        Row(
-            "spam accuracy: GPT, 3 layers, 96 wide",
-            model,
-            counts,
-            model / counts,
-            "above word counts",
-            "share",
-        ),
+        Row("spam accuracy: GPT, 3 layers, 96 wide", model, counts, model / counts, "above word counts", "share"),
         Row("spam accuracy: Bayes (the ceiling)", best, None, None, "", "share"),
     ]
 
@@ -58,24 +51,11 @@ def _sequence_model(train: list[dict[str, Any]], test: list[dict[str, Any]]) -> 
         text = folder / "messages.jsonl"
         text.write_text("".join(f'{{"text": "{_written(row)}"}}\n' for row in train), encoding="utf-8")
         commands.execute(TokenizerConfig(input=[str(text)], vocab_size=512), folder / "tokenizer")
-        commands.execute(
-            PrepareConfig(input=[str(text)], tokenizer=str(folder / "tokenizer")), folder / "shards"
-        )
+        commands.execute(PrepareConfig(input=[str(text)], tokenizer=str(folder / "tokenizer")), folder / "shards")
         settings = config.with_values(
             PretrainConfig(data=str(folder / "shards")),
-            {
-                "model.layers": 3,
-                "model.width": 96,
-                "model.heads": 3,
-                "model.context": 128,
-                "batch.sequences": 16,
-            }
-            | {
-                "optim.learning_rate": 0.01,
-                "run.max_steps": 1500,
-                "run.checkpoint_every": 1500,
-                "samples.every": 0,
-            },
+            {"model.layers": 3, "model.width": 96, "model.heads": 3, "model.context": 128, "batch.sequences": 16}
+            | {"optim.learning_rate": 0.01, "run.max_steps": 1500, "run.checkpoint_every": 1500, "samples.every": 0},
         )
         commands.execute(settings, folder / "model-run")
         model = load(folder / "model-run")

@@ -103,9 +103,7 @@ def _train(folder: Path, corpus: str, recipe: Recipe) -> float:
                      f"--model.architecture={recipe.architecture}", f"--model.layers={recipe.layers}",
                      f"--model.width={recipe.width}", f"--model.heads={recipe.width // HEAD_WIDTH}",
                      f"--model.context={CONTEXT}", f"--batch.sequences={SEQUENCES}", *recipe.options)  # fmt: skip
-    console.note(
-        f"{corpus}: {recipe.name}: {result['validation_bits_per_byte']:.4f} after {result['steps']} steps"
-    )
+    console.note(f"{corpus}: {recipe.name}: {result['validation_bits_per_byte']:.4f} after {result['steps']} steps")
     return float(result["validation_bits_per_byte"])
 
 

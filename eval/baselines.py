@@ -31,9 +31,7 @@ class NgramModel:
             else:
                 # Below the highest order counts the number of different ids that stand before.
                 _, first_N = np.unique(hashes[size + 1], return_index=True)
-                gram_N, again_N, count_N = np.unique(
-                    hashes[size][first_N + 1], return_index=True, return_counts=True
-                )
+                gram_N, again_N, count_N = np.unique(hashes[size][first_N + 1], return_index=True, return_counts=True)
                 first_N = first_N[again_N] + 1
             self._levels.append(_Level(gram_N, count_N, hashes[size - 1][first_N] if size > 1 else None))
 
@@ -68,16 +66,12 @@ class _Level:
     def __init__(self, gram_N: np.ndarray, count_N: np.ndarray, context_N: np.ndarray | None) -> None:
         self._gram_N, self._count_N = gram_N, count_N
         context_N = np.zeros(len(gram_N), dtype=np.uint64) if context_N is None else context_N
-        self._context_C, index_N, self._kinds_C = np.unique(
-            context_N, return_inverse=True, return_counts=True
-        )
+        self._context_C, index_N, self._kinds_C = np.unique(context_N, return_inverse=True, return_counts=True)
         self._total_C = np.bincount(index_N, weights=count_N)
         once, twice = (int((count_N == times).sum()) for times in (1, 2))
         self._discount = once / (once + 2 * twice) if once else 0.5
 
-    def interpolate(
-        self, gram_N: np.ndarray, context_N: np.ndarray | None, shorter_N: np.ndarray
-    ) -> np.ndarray:
+    def interpolate(self, gram_N: np.ndarray, context_N: np.ndarray | None, shorter_N: np.ndarray) -> np.ndarray:
         """Probabilities from those of the order below; unchanged where a context was never seen."""
         context_N = np.zeros(len(gram_N), dtype=np.uint64) if context_N is None else context_N
         count_N = _look_up(self._gram_N, self._count_N, gram_N)
@@ -99,9 +93,7 @@ def _hashes(ids: np.ndarray, order: int) -> list[np.ndarray]:
     return [np.empty(0, np.uint64), *(hashes_of(ids, size) for size in range(1, order + 1))]
 
 
-def ngram_bits_per_byte(
-    model: NgramModel, pieces: Iterable[np.ndarray], token_bytes: Sequence[bytes]
-) -> float:
+def ngram_bits_per_byte(model: NgramModel, pieces: Iterable[np.ndarray], token_bytes: Sequence[bytes]) -> float:
     """Bits per byte of texts under an n-gram model of the same tokens; special tokens are context only.
 
     Args:

@@ -2,6 +2,4 @@
 
 from fledge.options import StageGroup
 
-cli = StageGroup(
-    "eval", ["run", "compare", "overlap", "selfcheck", "report"], help="The same numbers for every model."
-)
+cli = StageGroup("eval", ["run", "compare", "overlap", "selfcheck", "report"], help="The same numbers for every model.")

@@ -118,21 +118,14 @@ def _measured_before(settings: CompareConfig, subjects: Sequence[Subject]) -> li
     return list(found.values())
 
 
-def _measure(
-    wanted: Wanted, subjects: dict[str, list[Subject]], settings: CompareConfig
-) -> dict[str, list[Result]]:
+def _measure(wanted: Wanted, subjects: dict[str, list[Subject]], settings: CompareConfig) -> dict[str, list[Result]]:
     """The results of a task for each model, one a seed; a model that it can't be measured on is left out aloud."""
     found: dict[str, list[Result]] = {}
     for model, seeds in subjects.items():
         try:
             found[model] = [
                 results.measured(
-                    one,
-                    wanted.name,
-                    wanted.task,
-                    wanted.limit,
-                    one.run and one.run / results.FOLDER,
-                    settings.fresh,
+                    one, wanted.name, wanted.task, wanted.limit, one.run and one.run / results.FOLDER, settings.fresh
                 )
                 for one in seeds
             ]
@@ -152,9 +145,7 @@ def _lines(task: str, first_model: str, found: dict[str, list[Result]]) -> list[
     ]
 
 
-def _line(
-    task: str, metric: str, model: str, seeds: Sequence[Result], first: Sequence[Result] | None
-) -> Line:
+def _line(task: str, metric: str, model: str, seeds: Sequence[Result], first: Sequence[Result] | None) -> Line:
     numbers = [result["metrics"][metric] for result in seeds]
     values = [float(number["value"]) for number in numbers]
     halves = [(n["high"] - n["low"]) / 2 for n in numbers if n["low"] is not None]
@@ -175,9 +166,7 @@ def _judged(lines: list[Line]) -> list[Line]:
     judged = [line for line in lines if line.difference and line.metric not in NEUTRAL]
     corrected = intervals.holm([line.difference.p for line in judged if line.difference])
     p_of = {id(line): p for line, p in zip(judged, corrected, strict=True)}
-    return [
-        Line(**(vars(line) | _verdict(line, p_of[id(line)]))) if id(line) in p_of else line for line in lines
-    ]
+    return [Line(**(vars(line) | _verdict(line, p_of[id(line)]))) if id(line) in p_of else line for line in lines]
 
 
 def _verdict(line: Line, p: float) -> dict[str, Any]:
@@ -205,19 +194,7 @@ def _table(lines: Sequence[Line]) -> str:
             line.verdict,
         ]
 
-    header = [
-        "task",
-        "metric",
-        "model",
-        "value",
-        "items +-",
-        "seeds +-",
-        "n",
-        "difference",
-        "95 %",
-        "p",
-        "verdict",
-    ]
+    header = ["task", "metric", "model", "value", "items +-", "seeds +-", "n", "difference", "95 %", "p", "verdict"]
     first, worse = lines[0].model, [line for line in lines if line.verdict == "worse"]
     told = [
         f"- {line.model}: {line.task} {line.metric} {line.value - line.difference.value:.4f} to {line.value:.4f} "
@@ -225,11 +202,7 @@ def _table(lines: Sequence[Line]) -> str:
         for line in worse
         if line.difference
     ]
-    below = (
-        [f"Worse than {first} for certain:", *told]
-        if told
-        else [f"Nothing is worse than {first} for certain."]
-    )
+    below = [f"Worse than {first} for certain:", *told] if told else [f"Nothing is worse than {first} for certain."]
     note = (
         "items +-: half of the 95 % interval; seeds +-: standard deviation; "
         "p: paired on the same items, corrected for the number of comparisons (Holm)"

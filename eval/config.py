@@ -16,16 +16,12 @@ class TaskConfig(Config):
     )
     fields: dict[str, str] = Field({}, description="the kind's name of a field: its name in the rows")
     delimiter: str = Field(" ", description="between context and continuation, as lm-evaluation-harness has")
-    prompt: str | None = Field(
-        None, description="made of a row's fields in braces, in place of the kind's own prompt"
-    )
+    prompt: str | None = Field(None, description="made of a row's fields in braces, in place of the kind's own prompt")
     chat: bool = Field(False, description="the prompt is a user's message, in the model's chat template")
     must_stop: bool = Field(
         False, description="checked answers that do not stop by themselves are wrong, whatever they say"
     )
-    max_new_tokens: int = Field(
-        64, ge=1, description="of a generated answer", json_schema_extra={"unit": "tokens"}
-    )
+    max_new_tokens: int = Field(64, ge=1, description="of a generated answer", json_schema_extra={"unit": "tokens"})
     stop: list[str] = Field([], description="strings that end a generated answer")
     metrics: list[str] = Field(
         [], description="of generated answers, besides the kind's own: names, files or hub names"
@@ -34,10 +30,7 @@ class TaskConfig(Config):
     against: str = Field("", description="kind win_rate: the other model; none: the answers in the data")
     reward_model: str = Field("", description="kind win_rate: the reward model that judges")
     stride: int = Field(
-        0,
-        ge=0,
-        description="between windows of a long text; 0: a context",
-        json_schema_extra={"unit": "tokens"},
+        0, ge=0, description="between windows of a long text; 0: a context", json_schema_extra={"unit": "tokens"}
     )
 
 
@@ -45,9 +38,7 @@ class SuiteConfig(Config):
     """A suite of tasks, `eval/suites/<name>.yaml` or a user's own file."""
 
     tasks: list[str] = Field(min_length=1, description="names of tasks")
-    limit: int | None = Field(
-        None, ge=1, description="items of each set", json_schema_extra={"unit": "items"}
-    )
+    limit: int | None = Field(None, ge=1, description="items of each set", json_schema_extra={"unit": "items"})
 
 
 class MeasureConfig(CommandConfig):
@@ -56,8 +47,7 @@ class MeasureConfig(CommandConfig):
     makes_run: ClassVar[bool] = False
 
     task: list[str] = Field(
-        [],
-        description="in place of the suite: a task's name, a YAML file of your own or lm-eval:NAME; repeatable",
+        [], description="in place of the suite: a task's name, a YAML file of your own or lm-eval:NAME; repeatable"
     )
     data: list[str] = Field(
         [], description="the task's data; with --suite the folder in which its tasks find theirs; repeatable"
@@ -66,14 +56,9 @@ class MeasureConfig(CommandConfig):
         None, ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"}
     )
     batch_size: int = Field(
-        0,
-        ge=0,
-        description="sequences at once; 0: as many as fill the processor",
-        json_schema_extra={"unit": "rows"},
+        0, ge=0, description="sequences at once; 0: as many as fill the processor", json_schema_extra={"unit": "rows"}
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the forward pass; in bfloat16 close verdicts are scored again in float32"
     )
@@ -90,9 +75,7 @@ class RunConfig(MeasureConfig):
     stage: ClassVar[str] = "eval"
     command: ClassVar[str] = "run"
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     suite: str = Field("quick", description="quick, base, chat, full, or a YAML file of your own")
     out: str | None = Field(None, description="folder for the results, in place of RUN/eval")
 
@@ -129,13 +112,11 @@ class OverlapConfig(CommandConfig):
     makes_run: ClassVar[bool] = False
 
     data: list[str] = Field(
-        min_length=1,
-        description="training text: token shards, text files, or files of rows with texts; repeatable",
+        min_length=1, description="training text: token shards, text files, or files of rows with texts; repeatable"
     )
     task: list[str] = Field(min_length=1, description="a task's name, or a YAML file of your own; repeatable")
     task_data: list[str] = Field(
-        [],
-        description="the tasks' data: the folder in which they find theirs, or one task's files; repeatable",
+        [], description="the tasks' data: the folder in which they find theirs, or one task's files; repeatable"
     )
     model: str | None = Field(None, description="run or model folder whose scores are split")
     n: int = Field(
@@ -160,16 +141,12 @@ class SelfcheckConfig(CommandConfig):
     command: ClassVar[str] = "selfcheck"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     data: list[str] = Field(
         ["village:hamlet/instructions#8"], description="texts or conversations to check with; repeatable"
     )
     rows: int = Field(8, ge=2, description="of the data that are used", json_schema_extra={"unit": "rows"})
-    max_tokens: int = Field(
-        64, ge=8, description="of each text that are read", json_schema_extra={"unit": "tokens"}
-    )
+    max_tokens: int = Field(64, ge=8, description="of each text that are read", json_schema_extra={"unit": "tokens"})
 
 
 class ReportConfig(CommandConfig):

@@ -132,9 +132,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
             for name, estimate in (whole | scores.pooled).items()
         },
         "sets": {
-            key: {name: _finite(e) for name, e in values.items()}
-            for key, values in per_set.items()
-            if len(sets) > 1
+            key: {name: _finite(e) for name, e in values.items()} for key, values in per_set.items() if len(sets) > 1
         },
         "items": _per_item(scores.items, list(names)),
         "settings": {"dtype": "float32"} | scores.settings,
@@ -236,10 +234,7 @@ def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
 
 def _as_json(estimate: Estimate, baseline: float | None, ceiling: float | None) -> dict[str, Any]:
     detectable = intervals.detectable(estimate)
-    found = _finite(estimate) | {
-        "baseline": baseline,
-        "detectable": detectable if isfinite(detectable) else None,
-    }
+    found = _finite(estimate) | {"baseline": baseline, "detectable": detectable if isfinite(detectable) else None}
     return found if ceiling is None else found | {"ceiling": ceiling}
 
 

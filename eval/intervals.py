@@ -50,9 +50,7 @@ def clustered_proportion(successes: Sequence[float], clusters: Sequence[Hashable
     return Estimate(whole.value, found.low, found.high, whole.n)
 
 
-def ratio(
-    parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[Hashable] | None = None
-) -> Estimate:
+def ratio(parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Estimate:
     """sum(parts) / sum(wholes) by Student's t, where items or clusters are independent.
 
     With wholes of 1 it is the mean. With bits and bytes of texts it is bits per byte.

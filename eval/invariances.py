@@ -59,10 +59,7 @@ class Case:
     def rows(self) -> list[list[int]]:
         """The ids of the texts' beginnings, of different lengths."""
         end = self.tokenizer.end_of_text_id
-        rows = [
-            [end, *ids][: self.max_tokens - n % 5]
-            for n, ids in enumerate(self.tokenizer.encode_batch(self.texts))
-        ]
+        rows = [[end, *ids][: self.max_tokens - n % 5] for n, ids in enumerate(self.tokenizer.encode_batch(self.texts))]
         return [row for row in rows if len(row) > 1]
 
     @cached_property
@@ -77,11 +74,7 @@ class Case:
 
         transformers.logging.disable_progress_bar()
         return transformers.AutoModelForCausalLM.from_pretrained(
-            self.folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
+            self.folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
 
 
@@ -100,9 +93,7 @@ def padding_side(case: Case) -> Outcome:
     """Padding to the left, marked as such, changes nothing."""
     ids_BT, is_padding_BT = decoding.left_padded(case.rows, torch.device("cpu"))
     longest = ids_BT.shape[1]
-    return _against_alone(
-        case, _logprobs(case.model, ids_BT, is_padding_BT), [longest - len(row) for row in case.rows]
-    )
+    return _against_alone(case, _logprobs(case.model, ids_BT, is_padding_BT), [longest - len(row) for row in case.rows])
 
 
 def cache(case: Case) -> Outcome:
@@ -152,9 +143,7 @@ def accumulation(case: Case) -> Outcome:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        engine = TorchEngine(
-            _WithLoss(model), torch.optim.SGD(model.parameters(), lr=1.0), 0.0, "cpu", torch.float32
-        )
+        engine = TorchEngine(_WithLoss(model), torch.optim.SGD(model.parameters(), lr=1.0), 0.0, "cpu", torch.float32)
         before = torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
         batches = [case.rows[n : n + size] for n in range(0, len(case.rows), size)]
         engine.step([(_padded(batch)[:, :-1], _padded(batch, filler=IGNORED)[:, 1:]) for batch in batches])
@@ -166,12 +155,7 @@ def accumulation(case: Case) -> Outcome:
 def lora_merge(case: Case) -> Outcome:
     """Low-rank adapters merged into the weights say what they said beside them."""
     adapted = adapters.add_lora(
-        copy.deepcopy(case.transformers_model),
-        rank=4,
-        alpha=None,
-        dropout=0.0,
-        targets=["all-linear"],
-        seed=0,
+        copy.deepcopy(case.transformers_model), rank=4, alpha=None, dropout=0.0, targets=["all-linear"], seed=0
     )
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -231,9 +215,7 @@ def end_token_supervised(case: Case) -> Outcome:
     special, wrong = set(case.tokenizer.special_ids.values()), 0
     for messages in case.conversations:
         rendered = chat.render(case.tokenizer, messages)
-        learned = [
-            i for i, is_learned in zip(rendered.ids, rendered.is_supervised, strict=True) if is_learned
-        ]
+        learned = [i for i, is_learned in zip(rendered.ids, rendered.is_supervised, strict=True) if is_learned]
         answers = sum(message["role"] == "assistant" for message in messages)
         wrong += sum(i in special for i in learned) != answers or learned[-1] not in special
     return Measured(wrong, 0, "conversations")
@@ -265,9 +247,7 @@ class _WithLoss(torch.nn.Module):
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         logits_BTV = _logits(self.model, ids_BT, None)
-        return torch.nn.functional.cross_entropy(
-            logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED
-        )
+        return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
 
 
 def _logits(model: Any, ids_BT: Tensor, is_padding_BT: Tensor | None) -> Tensor:
@@ -298,8 +278,7 @@ def _padded(rows: Sequence[Sequence[int]], more: int = 0, filler: int = 0) -> Te
 def _against_alone(case: Case, logprobs_BTV: Tensor, starts: Sequence[int]) -> Measured:
     """The largest difference from each row by itself; row i begins at place starts[i]."""
     distances = [
-        _distance(logprobs_BTV[i, start : start + len(case.rows[i])], case.alone[i])
-        for i, start in enumerate(starts)
+        _distance(logprobs_BTV[i, start : start + len(case.rows[i])], case.alone[i]) for i, start in enumerate(starts)
     ]
     return Measured(max(distances), NATS, "nats")
 

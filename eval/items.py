@@ -55,9 +55,7 @@ class Item:
     row: Row  # its fields by the kind's names
     requests: tuple[Request, ...]
     set: str  # a task's score is the unweighted mean over its sets; usually the file
-    cluster: str = (
-        ""  # items of one cluster are not independent (the same prompt); "" is a cluster of its own
-    )
+    cluster: str = ""  # items of one cluster are not independent (the same prompt); "" is a cluster of its own
     facts: dict[str, Any] = field(default_factory=dict)  # what `score` needs besides
 
 

@@ -50,9 +50,7 @@ class Scorer:
         batch_size: sequences at once; 0: as many as fill the processor.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: TextTokenizer, dtype: str = "float32", batch_size: int = 0
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: TextTokenizer, dtype: str = "float32", batch_size: int = 0) -> None:
         self.context = context_of(model)
         self.dtype_name = dtype
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
@@ -92,9 +90,7 @@ class Scorer:
         requests: list[Any] = [request for item in items for request in item.requests]
         parted = [_part(request) for request in requests]
         texts = list({context for context, _ in parted if context})
-        lengths = {
-            text: len(ids) for text, ids in zip(texts, self._tokenizer.encode_batch(texts), strict=True)
-        }
+        lengths = {text: len(ids) for text, ids in zip(texts, self._tokenizer.encode_batch(texts), strict=True)}
         wholes = self._tokenizer.encode_batch([context + continuation for context, continuation in parted])
         encoded = zip(requests, parted, wholes, strict=True)
         groups = []
@@ -143,11 +139,7 @@ class Scorer:
         limit = CLEAR_OF * float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
         close = sorted({i for i, value in enumerate(lead) if abs(value) < limit} - set(sample))
         again(close)
-        facts = {
-            "dtype": "bfloat16",
-            "again_in_float32": len(close) + len(sample),
-            "clear_margin_nats": limit,
-        }
+        facts = {"dtype": "bfloat16", "again_in_float32": len(close) + len(sample), "clear_margin_nats": limit}
         return answers, facts
 
     # --- tokens ---
@@ -185,9 +177,7 @@ class Scorer:
     def _rows_of(self, longest: int) -> int:
         rows = self._batch_size or max(1, self._budget // longest)
         if not self._is_ours:
-            rows = min(
-                rows, max(1, FULL_LOGITS // (longest * self._model.config.get_text_config().vocab_size))
-            )
+            rows = min(rows, max(1, FULL_LOGITS // (longest * self._model.config.get_text_config().vocab_size)))
         return rows
 
     def _try(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]] | None:
@@ -213,17 +203,12 @@ class Scorer:
             kept = model(input_ids=ids_BT, use_cache=False).logits[places]
             to_logits = Tensor.float
         chunk = CHUNK.get(self._device.type, CHUNK_ELSEWHERE)
-        parts = [
-            _chosen(to_logits(some), t)
-            for some, t in zip(kept.split(chunk), targets.split(chunk), strict=True)
-        ]
+        parts = [_chosen(to_logits(some), t) for some, t in zip(kept.split(chunk), targets.split(chunk), strict=True)]
         logprob_E = torch.cat([logprobs for logprobs, _ in parts]).double().cpu().numpy()
         is_greedy_E = torch.cat([is_greedy for _, is_greedy in parts]).cpu().numpy()
         scores, start = [], 0
         for tree in trees:
-            scores.append(
-                [TokenScores(logprob_E[start + path], is_greedy_E[start + path]) for path in tree.paths]
-            )
+            scores.append([TokenScores(logprob_E[start + path], is_greedy_E[start + path]) for path in tree.paths])
             start += len(tree.edges)
         return scores
 

@@ -35,9 +35,7 @@ def wrapped(function: Metric, reads: Reads) -> Any:
 
     class Module(evaluate.Metric):
         def _info(self) -> Any:
-            return evaluate.MetricInfo(
-                description=function.__doc__ or "", citation="", features=_features(reads)
-            )
+            return evaluate.MetricInfo(description=function.__doc__ or "", citation="", features=_features(reads))
 
         def _compute(self, **inputs: Any) -> dict[str, Any]:
             value = function(**inputs)
@@ -73,9 +71,7 @@ def find(name: str) -> Metric:
     if hub.looks_like_hub_name(name):
         return _from_hub(name)
     known = ", ".join(sorted(file.stem for file in METRICS.glob("[!_]*.py")))
-    raise ConfigError(
-        f"no metric {name!r}; there are {known}, files (my_metric.py) and hub names (owner/name)"
-    )
+    raise ConfigError(f"no metric {name!r}; there are {known}, files (my_metric.py) and hub names (owner/name)")
 
 
 def _from_file(path: Path) -> Metric:
@@ -94,7 +90,5 @@ def _from_hub(name: str) -> Metric:
     try:
         metric = evaluate.load(name)
     except Exception as error:  # offline, unknown and broken all have classes of their own
-        raise ConfigError(
-            f"{name}: the hub can't give this metric ({str(error).strip().splitlines()[0]})"
-        ) from None
+        raise ConfigError(f"{name}: the hub can't give this metric ({str(error).strip().splitlines()[0]})") from None
     return lambda predictions, references: metric.compute(predictions=predictions, references=references)

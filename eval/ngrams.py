@@ -28,9 +28,7 @@ class Stretches:
         """
         self._n = n
         hashes = [hashes_of(sequence, n) for sequence in sequences]
-        self._sought, places = np.unique(
-            np.concatenate([*hashes, np.empty(0, np.uint64)]), return_inverse=True
-        )
+        self._sought, places = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]), return_inverse=True)
         self._places = np.split(places, np.cumsum([len(found) for found in hashes])[:-1]) if hashes else []
         self._is_found = np.zeros(len(self._sought), dtype=bool)
         self._filter = np.zeros(1 << _FILTER_BITS, dtype=bool)

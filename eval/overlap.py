@@ -103,9 +103,7 @@ def split_scores(measured: Mapping[str, Any], judged: Sequence[Judged]) -> dict[
     items, found = measured["items"], dict[str, Any]()
     for metric, values in items["values"].items():
         scores: dict[str, list[ItemScore]] = {"clean": [], "dirty": []}
-        for where, name, cluster, value in zip(
-            items["where"], items["set"], items["cluster"], values, strict=True
-        ):
+        for where, name, cluster, value in zip(items["where"], items["set"], items["cluster"], values, strict=True):
             if value is not None and share[name, where] is not None:
                 plain = Ratio(*value) if isinstance(value, list) else value
                 part = "dirty" if share[name, where] else "clean"
@@ -202,9 +200,7 @@ def _of_shards(name: str) -> Iterator[str]:
 def _summary(judged: Sequence[Judged]) -> dict[str, Any]:
     known = [one for one in judged if one.share is not None]
     if not known:
-        raise DataError(
-            f"{judged[0].item.row.where}: all items are shorter than {MIN_WORDS} words; none can be judged"
-        )
+        raise DataError(f"{judged[0].item.row.where}: all items are shorter than {MIN_WORDS} words; none can be judged")
     dirty = [one for one in known if one.is_dirty]
     return {
         "items": len(judged),

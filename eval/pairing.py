@@ -65,9 +65,7 @@ def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -
 
 def _is_right_or_wrong(sides: Sequence[_Influences], num_clusters: int) -> bool:
     is_plain = all(side.num_sets == 1 and num_clusters == len(side.of_item) for side in sides)
-    return is_plain and all(
-        v in (0, 1) for side in sides for v in side.value.values() if not isinstance(v, list)
-    )
+    return is_plain and all(v in (0, 1) for side in sides for v in side.value.values() if not isinstance(v, list))
 
 
 def _influences(result: Result, metric: str) -> _Influences:

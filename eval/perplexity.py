@@ -62,9 +62,7 @@ def windows(document: Document, context: int, stride: int = 0) -> Iterator[tuple
         first = end
 
 
-def score_windows(
-    scorer: Scorer, found: Sequence[tuple[str, Tokens]], token_bytes: Sequence[bytes]
-) -> list[ItemScore]:
+def score_windows(scorer: Scorer, found: Sequence[tuple[str, Tokens]], token_bytes: Sequence[bytes]) -> list[ItemScore]:
     """Nats, tokens and bytes of each window; of a document with its neighbours it is one cluster."""
     length = np.array([len(piece) for piece in token_bytes])
     scores = scorer.score([tokens for _, tokens in found])
@@ -74,10 +72,7 @@ def score_windows(
     for (where, tokens), name, score in zip(found, names, scores, strict=True):
         bytes_N = length[np.asarray(tokens.ids[tokens.start :])]
         nats, num_tokens = float(-score.logprobs[bytes_N > 0].sum()), int((bytes_N > 0).sum())
-        values = {
-            "bits_per_byte": Ratio(nats / log(2), int(bytes_N.sum())),
-            "nats_per_token": Ratio(nats, num_tokens),
-        }
+        values = {"bits_per_byte": Ratio(nats / log(2), int(bytes_N.sum())), "nats_per_token": Ratio(nats, num_tokens)}
         items.append(ItemScore(where, "", name if clustered else "", values))
     return items
 

@@ -104,9 +104,7 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
 def _broken_links(stage: Stage) -> list[str]:
     said = {"changed": "is not what it was when this run used it", "missing": "is not on this disk any more"}
     return [
-        f"{stage.path}: its {link.kind}, {link.path}, {said[link.state]}"
-        for link in stage.links
-        if link.state in said
+        f"{stage.path}: its {link.kind}, {link.path}, {said[link.state]}" for link in stage.links if link.state in said
     ]
 
 

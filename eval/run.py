@@ -42,8 +42,7 @@ def run(settings: RunConfig) -> dict[str, Any]:
         "out": str(folder) if folder else None,
         "results": {name: result["metrics"] for name, result in found.items()},
         "details": {
-            name: {key: result[key] for key in ("sets", "settings", "seconds")}
-            for name, result in found.items()
+            name: {key: result[key] for key in ("sets", "settings", "seconds")} for name, result in found.items()
         },
     }
 

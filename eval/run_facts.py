@@ -84,9 +84,7 @@ def ages(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tokens = sample.get("tokens")
         if isinstance(tokens, list) and all(_is_token(token) for token in tokens):
             answer["tokens"] = tokens
-        by_step.setdefault(sample["step"], {})[answer["prompt"]] = (
-            answer  # a resumed run's own is the last one
-        )
+        by_step.setdefault(sample["step"], {})[answer["prompt"]] = answer  # a resumed run's own is the last one
     steps = sorted(by_step)
     if len(steps) > MAX_AGES:
         steps = [steps[round(i * (len(steps) - 1) / (MAX_AGES - 1))] for i in range(MAX_AGES)]
@@ -137,14 +135,11 @@ def own_numbers(result: dict[str, Any]) -> list[dict[str, Any]]:
 def levels(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Horizontal lines that belong into a chart: metric -> name -> value."""
     found = {
-        "bits_per_byte": {
-            KNOWN[name][1]: result.get(name) for name in KNOWN if name.endswith("_bits_per_byte")
-        },
+        "bits_per_byte": {KNOWN[name][1]: result.get(name) for name in KNOWN if name.endswith("_bits_per_byte")},
         "loss": {"before": result.get("validation_loss_before")},
     }
     return {
-        metric: {name: value for name, value in lines.items() if _is_number(value)}
-        for metric, lines in found.items()
+        metric: {name: value for name, value in lines.items() if _is_number(value)} for metric, lines in found.items()
     }
 
 

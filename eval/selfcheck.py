@@ -65,9 +65,7 @@ def _read(settings: SelfcheckConfig) -> tuple[list[str], list[list[Message]]]:
         if source.format in ("text", "html"):
             documents = (document.text for document in TextReader([source]).documents())
             # One long text gives several pieces.
-            texts += [p for document in documents for p in document.split("\n\n") if p.strip()][
-                : settings.rows
-            ]
+            texts += [p for document in documents for p in document.split("\n\n") if p.strip()][: settings.rows]
             continue
         for row in rows.read([source.name]).rows[: settings.rows]:
             try:
@@ -93,6 +91,4 @@ def _table(found: dict[str, dict[str, Any]], folder: Path) -> str:
         ]
         for name, told in found.items()
     ]
-    return f"{folder}\n\n" + console.table(
-        table, ["check", "", "difference", "limit", "claim, or likely cause"]
-    )
+    return f"{folder}\n\n" + console.table(table, ["check", "", "difference", "limit", "claim, or likely cause"])

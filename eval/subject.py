@@ -115,10 +115,7 @@ class Subject:
         return worlds.pop() if len(worlds) == 1 and {s.kind for s in found} == {"stories"} else None
 
     def answer(
-        self,
-        items: Sequence[Item],
-        task: TaskConfig,
-        margin: Callable[[Item, Sequence[Answer]], float] | None = None,
+        self, items: Sequence[Item], task: TaskConfig, margin: Callable[[Item, Sequence[Answer]], float] | None = None
     ) -> tuple[list[list[Answer]], dict[str, Any]]:
         """The answers to each item's requests, and what a reader must know of how they were had."""
         flat = [request for item in items for request in item.requests]

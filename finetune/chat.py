@@ -51,9 +51,7 @@ class Talk:
         self.path = model_folder.find_model(settings.model)
         kinds = model_folder.read_config(self.path).get("architectures") or [""]
         if kinds[0].endswith("ForSequenceClassification"):
-            raise ModelError(
-                f"{self.path}: a classifier, which labels texts; use fledge finetune predict {self.path}"
-            )
+            raise ModelError(f"{self.path}: a classifier, which labels texts; use fledge finetune predict {self.path}")
         self._loaded = load(self.path, device=device.resolve_device(settings.device, "--device"))
         self._stop_ids = _stop_ids(self.path, self._loaded)
         self.sampling = Sampling(
@@ -114,16 +112,12 @@ class Talk:
             del messages[first : first + 2]
             dropped += 1
         if dropped:
-            console.note(
-                f"(the context of {context} tokens is full: the oldest {dropped} turns are forgotten)"
-            )
+            console.note(f"(the context of {context} tokens is full: the oldest {dropped} turns are forgotten)")
         return messages, ids, context - len(ids)
 
     def save(self, file: str) -> None:
         """Write the conversation as a row of {"messages": [...]}, which `finetune instruct` can read."""
-        Path(file).write_text(
-            json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        Path(file).write_text(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def load(self, file: str) -> None:
         """Go on with a saved conversation.
@@ -158,9 +152,7 @@ def _stop_ids(path: Path, loaded: LoadedModel) -> tuple[int, ...]:
     known = list(said) if isinstance(said, list) else [said] * (said is not None)
     ends = vocabulary.stop_ids(loaded.tokenizer)
     if ends[0] not in known:
-        console.warn(
-            f"{path}: was never taught to end an answer; is it a base model? fledge finetune instruct"
-        )
+        console.warn(f"{path}: was never taught to end an answer; is it a base model? fledge finetune instruct")
     return tuple(dict.fromkeys([*ends, *known]))
 
 
@@ -211,9 +203,7 @@ def _obey(talk: Talk, text: str) -> bool:
     if command in ("/quit", "/exit"):
         return False
     if command == "/reset":
-        talk.set_system(
-            talk.messages[0]["content"] if talk.messages and talk.messages[0]["role"] == "system" else ""
-        )
+        talk.set_system(talk.messages[0]["content"] if talk.messages and talk.messages[0]["role"] == "system" else "")
         console.note("(forgotten)")
     elif command == "/system":
         talk.set_system(rest)

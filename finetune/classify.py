@@ -34,9 +34,7 @@ def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
     data = labelled.read(settings.data, settings.max_bad_share)
     positive = positive_label(data.labels, settings.positive)
     if settings.threshold != "none" and len(data.labels) != 2:
-        raise DataError(
-            f"--threshold {settings.threshold}: there are {len(data.labels)} labels; it needs two"
-        )
+        raise DataError(f"--threshold {settings.threshold}: there are {len(data.labels)} labels; it needs two")
     split = split_texts(data.examples, settings.split, settings.validation.share)
     torch.manual_seed(settings.run.seed)
     made = classifier.from_base(settings.model, data.labels)
@@ -128,12 +126,7 @@ def _train(
 ) -> trainer_bridge.Progress:
     """Train the classifier's model, which afterwards has the weights of the best step."""
     if settings.lora.rank:
-        made.model = adapters.add_lora(
-            made.model,
-            **settings.lora.model_dump(),
-            seed=settings.run.seed,
-            task="SEQ_CLS",
-        )
+        made.model = adapters.add_lora(made.model, **settings.lora.model_dump(), seed=settings.run.seed, task="SEQ_CLS")
     elif settings.trained == "head":
         made.model.requires_grad_(False)
         classifier.head(made.model).requires_grad_(True)
@@ -188,12 +181,7 @@ def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[
 
 
 def _answer(
-    settings: ClassifyConfig,
-    folder: RunFolder,
-    made: Classifier,
-    data: Labelled,
-    split: Split,
-    rows: Sequence[Row],
+    settings: ClassifyConfig, folder: RunFolder, made: Classifier, data: Labelled, split: Split, rows: Sequence[Row]
 ) -> None:
     """Write what the model and the baselines say of each test row."""
     train, test = ([data.examples[index] for index in part] for part in (split.train, split.test))

@@ -99,9 +99,7 @@ class ClassifyConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     data: list[str] = Field(min_length=1, description="labelled texts: files, folders, globs; repeatable")
     max_bad_share: float = Field(
         0.01,
@@ -133,8 +131,7 @@ class ClassifyConfig(CommandConfig):
         None, description="the label whose F1 is given; none: of two the second by name, of more the mean"
     )
     threshold: Literal["none", "f1", "accuracy"] = Field(
-        "none",
-        description="of two labels: choose the probability from which on it is positive, best on validation",
+        "none", description="of two labels: choose the probability from which on it is positive, best on validation"
     )
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
@@ -161,9 +158,7 @@ class ClassifyConfig(CommandConfig):
         except ValueError:
             numbers = [0]
         if any(number < 4 for number in numbers):
-            raise ValueError(
-                f"--label-budget {self.label_budget}: expected numbers from 4 on, such as 20,80,320"
-            )
+            raise ValueError(f"--label-budget {self.label_budget}: expected numbers from 4 on, such as 20,80,320")
         return sorted(set(numbers))
 
 
@@ -186,21 +181,16 @@ class PredictConfig(CommandConfig):
     batch_tokens: int = Field(
         1024, ge=1, description="in one forward pass; changes no label", json_schema_extra={"unit": "tokens"}
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
 class AnswersConfig(Config):
     """Answers written by the model while it learns, to samples.jsonl, and at the end to see whether they stop."""
 
     prompts: list[str] = Field(
-        list(SAMPLE_PROMPTS),
-        description="asked at every check, besides the first two held-out ones",
+        list(SAMPLE_PROMPTS), description="asked at every check, besides the first two held-out ones"
     )
-    max_new_tokens: int = Field(
-        64, ge=1, description="written an answer", json_schema_extra={"unit": "tokens"}
-    )
+    max_new_tokens: int = Field(64, ge=1, description="written an answer", json_schema_extra={"unit": "tokens"})
     at_end: int = Field(
         64, ge=1, description="held-out prompts answered at the end", json_schema_extra={"unit": "prompts"}
     )
@@ -228,16 +218,13 @@ class InstructConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     data: list[str] = Field(
         min_length=1,
         description="file, folder, glob, hub name or village:instructions, each perhaps with :WEIGHT; repeatable",
     )
     format: str = Field(
-        "auto",
-        description="of the rows: alpaca, messages, prompt_completion, sharegpt; auto: by the first row",
+        "auto", description="of the rows: alpaca, messages, prompt_completion, sharegpt; auto: by the first row"
     )
     max_bad_share: float = Field(
         0.01,
@@ -273,18 +260,12 @@ class ChatConfig(CommandConfig):
     command: ClassVar[str] = "chat"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     prompt: str | None = Field(None, description="answer this and stop")
     system: str | None = Field(None, description="what the model is told before the conversation")
     max_new_tokens: int = Field(256, ge=1, description="of an answer", json_schema_extra={"unit": "tokens"})
     temperature: float = Field(0.7, ge=0, description="0: always the likeliest token")
-    top_p: float = Field(
-        0.95, gt=0, le=1, description="only among the likeliest tokens with this total probability"
-    )
+    top_p: float = Field(0.95, gt=0, le=1, description="only among the likeliest tokens with this total probability")
     repetition_penalty: float = Field(1.0, gt=0, description="above 1: seen tokens become less likely")
     seed: int = Field(0, ge=0, description="of the sampling")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")

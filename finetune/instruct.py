@@ -60,9 +60,7 @@ def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
         # Weights and two moments of what is trained, a checkpoint; one more while the oldest is not deleted, the best.
         each = 12 * sum(p.numel() for p in lesson.model.parameters() if p.requires_grad)
         whole = 4 * sum(p.numel() for p in lesson.model.parameters())
-        require_disk(
-            folder.path, each * (settings.run.keep_checkpoints + 2) + whole, "the checkpoints and the model"
-        )
+        require_disk(folder.path, each * (settings.run.keep_checkpoints + 2) + whole, "the checkpoints and the model")
     job = Job(
         model=lesson.model.to(settings.run.device),
         examples=lesson.rows,
@@ -84,16 +82,12 @@ def _prepare(settings: InstructConfig) -> Lesson:
     path = model_folder.find_model(settings.model)
     parents_own = TextTokenizer.from_folder(path)
     tokenizer = vocabulary.for_chat(parents_own)
-    data = conversations.read(
-        settings.data, settings.validation.share, settings.format, settings.max_bad_share
-    )
+    data = conversations.read(settings.data, settings.validation.share, settings.format, settings.max_bad_share)
     model = model_folder.load_by_transformers(path)
     context = generation.context_of(model)
     longest = settings.max_length or min(context, MAX_LENGTH)
     if longest > context:
-        raise ConfigError(
-            f"--max-length {longest}: the model's context is {context} tokens; give at most that"
-        )
+        raise ConfigError(f"--max-length {longest}: the model's context is {context} tokens; give at most that")
     held_out = data.held_out[: settings.validation.examples]
     train, measured = (supervised.tokenise(tokenizer, part, longest) for part in (data.train, held_out))
     vocabulary.make_room(model, vocabulary.new_ids(parents_own, tokenizer), tokenizer.vocab_size)
@@ -102,10 +96,7 @@ def _prepare(settings: InstructConfig) -> Lesson:
         supervised.check_packing(model, max(rows, key=lambda row: len(row["seq_lengths"])))
     if settings.lora.rank:
         model = adapters.add_lora(
-            model,
-            **settings.lora.model_dump(),
-            seed=settings.run.seed,
-            token_ids=vocabulary.template_ids(tokenizer),
+            model, **settings.lora.model_dump(), seed=settings.run.seed, token_ids=vocabulary.template_ids(tokenizer)
         )
 
     def with_room(prompts: list[list[Message]]) -> list[list[Message]]:
@@ -163,11 +154,7 @@ def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list
     """Greedy answers to the fixed prompts and to the first held-out ones."""
     answers = _answers(model, lesson.tokenizer, lesson.sampled, settings.answers.max_new_tokens)
     return [
-        {
-            "prompt": messages[-1]["content"],
-            **generation.sample_of(lesson.tokenizer, answer),
-            "finish": answer.finish,
-        }
+        {"prompt": messages[-1]["content"], **generation.sample_of(lesson.tokenizer, answer), "finish": answer.finish}
         for messages, answer in zip(lesson.sampled, answers, strict=True)
     ]
 

@@ -64,11 +64,7 @@ class Answers:
 
     def _rows(self, index_N: np.ndarray) -> "Answers":
         return Answers(
-            self.scores[index_N],
-            self.chosen[index_N],
-            self.truth[index_N],
-            self.has_probabilities,
-            self.positive,
+            self.scores[index_N], self.chosen[index_N], self.truth[index_N], self.has_probabilities, self.positive
         )
 
 

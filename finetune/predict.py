@@ -43,17 +43,12 @@ def answers(made: Classifier, texts: Iterator[Text], batch_tokens: int) -> Itera
     for probability_C in made.probabilities(texts, batch_tokens):
         (chosen,) = made.choose(probability_C[None])
         shares = [round(float(share), 6) for share in probability_C]
-        yield {
-            "label": made.labels[int(chosen)],
-            "probabilities": dict(zip(made.labels, shares, strict=True)),
-        }
+        yield {"label": made.labels[int(chosen)], "probabilities": dict(zip(made.labels, shares, strict=True))}
 
 
 def _texts(found: list[sources.Source]) -> Iterator[Text]:
     """The texts of all rows; an answer a row is promised, so a row without a text stops the run."""
-    for row in itertools.chain.from_iterable(
-        rows.iterate(source, lambda line: {"text": line}) for source in found
-    ):
+    for row in itertools.chain.from_iterable(rows.iterate(source, lambda line: {"text": line}) for source in found):
         if isinstance(row, rows.Reject):
             raise DataError(f"{row}; each row gets a label, so mend it or leave it out")
         try:

@@ -17,11 +17,7 @@ MERGE_TOLERANCE = 1e-3  # of a logit: float32 over some dozen layers
 
 
 def write(
-    folder: Path,
-    model: Any,
-    tokenizer: TextTokenizer,
-    stop_ids: Sequence[int],
-    proving: Sequence[Sequence[int]],
+    folder: Path, model: Any, tokenizer: TextTokenizer, stop_ids: Sequence[int], proving: Sequence[Sequence[int]]
 ) -> tuple[Any, dict[str, Any]]:
     """Write a transformers model, adapters merged in float32, and its tokenizer.
 
@@ -40,8 +36,7 @@ def write(
         written = adapters.write(model, proving)
         model = model.merge_and_unload()
     model.generation_config = transformers.GenerationConfig(
-        eos_token_id=list(stop_ids),
-        pad_token_id=tokenizer.special_ids.get(tokenizer.roles.get("pad_token", "")),
+        eos_token_id=list(stop_ids), pad_token_id=tokenizer.special_ids.get(tokenizer.roles.get("pad_token", ""))
     )
     model.config.use_cache = True  # TRL turns it off
     model.save_pretrained(folder)

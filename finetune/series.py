@@ -56,9 +56,7 @@ def _learning_curve(settings: ClassifyConfig, folder: RunFolder) -> dict[str, An
             "batch.epochs": max(epochs, settings.label_steps * settings.batch.examples / budget),
         }
         draws = [
-            _judged(
-                [_child(settings, folder, f"labels-{budget}-draw-{draw}", changes | _seeds(settings, draw))]
-            )
+            _judged([_child(settings, folder, f"labels-{budget}-draw-{draw}", changes | _seeds(settings, draw))])
             for draw in range(settings.label_draws)
         ]
         points.append(_point(budget, draws))

@@ -45,10 +45,7 @@ def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], ma
             cut += length > 0 and any(chat.is_supervised[length:])
             ids, flags = chat.ids[:length], chat.is_supervised[:length]
             # The first token follows nothing, so it can't be learned.
-            labels = [
-                i if flag and place else IGNORED
-                for place, (i, flag) in enumerate(zip(ids, flags, strict=True))
-            ]
+            labels = [i if flag and place else IGNORED for place, (i, flag) in enumerate(zip(ids, flags, strict=True))]
             tokens, learned = tokens + len(ids), learned + sum(flags)
             if any(label != IGNORED for label in labels):
                 examples.append({"input_ids": ids, "labels": labels, "seq_lengths": [len(ids)]})
@@ -150,9 +147,7 @@ def check_packing(model: nn.Module, row: Example, tolerance: float = 1e-3) -> No
     alone, start = [], 0
     for length in row["seq_lengths"]:
         piece = slice(start, start + length)
-        alone.append(
-            {"input_ids": row["input_ids"][piece], "labels": row["labels"][piece], "seq_lengths": [length]}
-        )
+        alone.append({"input_ids": row["input_ids"][piece], "labels": row["labels"][piece], "seq_lengths": [length]})
         start += length
     together, apart = mean_loss(model, [row], 1), mean_loss(model, alone, 1)
     if not abs(together - apart) <= tolerance:

@@ -89,12 +89,7 @@ def _draw(path: Path, judged: Judged) -> None:
 
 
 def _summary(
-    path: Path,
-    judged: Judged,
-    best: str,
-    difference: Difference,
-    facts: Sequence[str],
-    ceiling: float | None,
+    path: Path, judged: Judged, best: str, difference: Difference, facts: Sequence[str], ceiling: float | None
 ) -> str:
     parts = [f"# {path}", "\n".join(f"- {fact}" for fact in facts), "## Test", table(judged)]
     parts.append(sentence(best, difference))
@@ -121,9 +116,7 @@ def _summary(
             for row in mistakes
         ]
         parts.append(console.table(cells, ["probability", "predicted", "true", "row", "text"]))
-    parts.append(
-        f"Pictures: {path}/confusion.png, {path}/reliability.png; all test rows: {path}/{PREDICTIONS}"
-    )
+    parts.append(f"Pictures: {path}/confusion.png, {path}/reliability.png; all test rows: {path}/{PREDICTIONS}")
     return "\n\n".join(part for part in parts if part)
 
 

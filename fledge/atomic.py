@@ -93,9 +93,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         number = _system_number(error)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunError(
-                f"{path}: no space left to write it; free some disk and continue with --resume"
-            ) from error
+            raise RunError(f"{path}: no space left to write it; free some disk and continue with --resume") from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise RunError(f"{path}: not writable ({os.strerror(number)}); choose another --out") from error
         raise

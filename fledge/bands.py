@@ -8,9 +8,7 @@ from fledge.commands import Result
 GAP_LIMIT = 0.15  # bits per byte above the floor of who knows the village
 BASE_RIGHT_LIMIT = 0.1  # share of facts that a base model may answer: it has not learnt to answer
 CHAT_RIGHT_LIMIT = 0.8  # share of facts about villagers whom fine-tuning never asks about
-SPAM_SHARE_LIMIT = (
-    0.95  # F1 as a share of the best possible accuracy; labels and mistakes are symmetric there
-)
+SPAM_SHARE_LIMIT = 0.95  # F1 as a share of the best possible accuracy; labels and mistakes are symmetric there
 # Of the way from guessing to the best possible agreement with those who choose. Manners and brevity alone come to 0.64;
 # that an answer is right a model of four layers hardly learns from pairs (LOG.md, "The hamlet's reward model").
 REWARD_SHARE_LIMIT = 0.5
@@ -79,10 +77,7 @@ def agreement(result: Result, earlier: dict[str, Result]) -> list[Band]:
     """The reward model chooses as the village does."""
     share = result["share_of_ceiling"]
     name = "reward agreement, share of the way from guessing to the best possible"
-    return [
-        Band(name, share, REWARD_SHARE_LIMIT, share >= REWARD_SHARE_LIMIT),
-        *above_length(result, earlier),
-    ]
+    return [Band(name, share, REWARD_SHARE_LIMIT, share >= REWARD_SHARE_LIMIT), *above_length(result, earlier)]
 
 
 def above_length(result: Result, earlier: dict[str, Result]) -> list[Band]:
@@ -105,9 +100,7 @@ def gain(result: Result, earlier: dict[str, Result]) -> list[Band]:
 
 def forgetting(result: Result, earlier: dict[str, Result]) -> list[Band]:
     """PPO has not cost the model its stories."""
-    before, after = (
-        r["results"]["own_text"]["bits_per_byte"]["value"] for r in (earlier["instruct eval"], result)
-    )
+    before, after = (r["results"]["own_text"]["bits_per_byte"]["value"] for r in (earlier["instruct eval"], result))
     lost = after - before
     return [Band("ppo bits per byte of the stories lost", lost, FORGETTING_LIMIT, lost <= FORGETTING_LIMIT)]
 

@@ -20,11 +20,7 @@ STAGES = {
 # Commands of the root itself: name -> (module, attribute, help).
 OWN = {
     "demo": ("fledge.life", "demo", "the whole life on built-in data, on a CPU, in minutes"),
-    "doctor": (
-        "fledge.doctor",
-        "doctor",
-        "this machine: devices, versions, what is missing and how to get it",
-    ),
+    "doctor": ("fledge.doctor", "doctor", "this machine: devices, versions, what is missing and how to get it"),
     "village": ("fledge.village_files", "village", "the built-in world's data as plain files"),
     "runs": ("fledge.runs", "runs", "the runs that are there: command, state, parent, loss, size"),
 }
@@ -103,12 +99,8 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         ctx.exit()
 
 
-@click.command(
-    cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
-)
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="the version"
-)
+@click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="the version")
 @click.option("--local_rank", hidden=True, expose_value=False, help="put here by the deepspeed launcher")
 @click.pass_context
 def cli(ctx: click.Context) -> None:

@@ -21,9 +21,7 @@ Result = dict[str, Any]
 SEEDS = "seeds.json"  # in the folder of a run of several seeds
 
 
-def execute(
-    resolved: CommandConfig, out: Path | None = None, options: dict[str, Any] | None = None
-) -> Result:
+def execute(resolved: CommandConfig, out: Path | None = None, options: dict[str, Any] | None = None) -> Result:
     """Run a command in a new run folder (or, for a command that only shows things, without one).
 
     Args:
@@ -92,9 +90,7 @@ def resume(
         return _timed(resolved, path, lambda: run(resolved, folder))
 
 
-def execute_seeds(
-    resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]
-) -> Result:
+def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]) -> Result:
     """Run a training command once a seed, in `RUN/seed-<n>`, and write one summary with mean and spread."""
     processes.require_one("--seeds")
     path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")

@@ -48,18 +48,12 @@ class RunConfig(Config):
 
     seed: int = Field(0, ge=0, description="seed of weights, data order and sampling")
     max_steps: int = Field(1000, ge=1, description="optimizer updates", json_schema_extra={"unit": "steps"})
-    checkpoint_every: int = Field(
-        200, ge=1, description="between checkpoints", json_schema_extra={"unit": "steps"}
-    )
+    checkpoint_every: int = Field(200, ge=1, description="between checkpoints", json_schema_extra={"unit": "steps"})
     keep_checkpoints: int = Field(
         2, ge=1, description="newest checkpoints kept; the best by validation is kept besides"
     )
-    log_every: int = Field(
-        10, ge=1, description="between lines of metrics.jsonl", json_schema_extra={"unit": "steps"}
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    log_every: int = Field(10, ge=1, description="between lines of metrics.jsonl", json_schema_extra={"unit": "steps"})
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA, else float32"
     )
@@ -255,9 +249,7 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[FieldPath, int]]:
     except (yaml.YAMLError, ValueError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(
-            f"{where}: not a plain value ({getattr(error, 'problem', None) or error})"
-        ) from None
+        raise ConfigError(f"{where}: not a plain value ({getattr(error, 'problem', None) or error})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}:1: expected 'key: value' lines")
     return tree, lines

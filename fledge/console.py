@@ -121,9 +121,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(
-    description: str, total: float | None = None, unit: str = "", done: float = 0
-) -> Iterator[Progress]:
+def progress(description: str, total: float | None = None, unit: str = "", done: float = 0) -> Iterator[Progress]:
     """Show progress of something that may take longer than two seconds.
 
     Args:
@@ -143,8 +141,7 @@ def table(rows: list[list[str]], header: list[str]) -> str:
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     numeric = [
-        all(row[i][:1].isdigit() or row[i][:1] in "-+." or not row[i] for row in rows)
-        for i in range(len(header))
+        all(row[i][:1].isdigit() or row[i][:1] in "-+." or not row[i] for row in rows) for i in range(len(header))
     ]
 
     def line(row: list[str]) -> str:
@@ -154,9 +151,5 @@ def table(rows: list[list[str]], header: list[str]) -> str:
         ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = (
-        "|"
-        + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True))
-        + "|"
-    )
+    rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)) + "|"
     return "\n".join([line(header), rule, *(line(row) for row in rows)])

@@ -45,9 +45,7 @@ class Plan:
             "train_batch_size": self.sequences,
             "train_micro_batch_size_per_gpu": self.microbatch,
             "gradient_accumulation_steps": steps,
-            "gradient_clipping": self.clip_norm
-            if self.zero
-            else 0.0,  # at 0 we clip, as the plain engine does
+            "gradient_clipping": self.clip_norm if self.zero else 0.0,  # at 0 we clip, as the plain engine does
             "zero_optimization": {"stage": self.zero, "stage3_param_persistence_threshold": 10_000},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": None,
@@ -86,9 +84,7 @@ class DeepSpeedEngine:
         self.model, self._plan, self._is_compiled = model, plan, False
         self._is_muon = isinstance(optimizer, OwnOptimizer)
         embeddings = getattr(model, "token_embed", None)
-        self._vocabulary_rows = (
-            0 if embeddings is None else len(embeddings.weight)
-        )  # none of them here at ZeRO 3
+        self._vocabulary_rows = 0 if embeddings is None else len(embeddings.weight)  # none of them here at ZeRO 3
         config = plan.config()
         if isinstance(optimizer, OwnOptimizer):
             config["optimizer"] = optimizer.section
@@ -269,6 +265,4 @@ def _make_universal(source: Path, target: Path) -> None:
     )
     if done.returncode:
         last_line = (done.stderr.strip() or done.stdout.strip()).split("\n")[-1]
-        raise RunFailed(
-            f"{source}: DeepSpeed can't convert it for {processes.size()} processes ({last_line})"
-        )
+        raise RunFailed(f"{source}: DeepSpeed can't convert it for {processes.size()} processes ({last_line})")

@@ -30,13 +30,9 @@ def doctor(as_json: bool) -> None:
     console.result(f"system    {facts['system']}, {facts['cores']} cores, {facts['memory_gb']:.0f} GB memory")
     console.result(f"disk      {facts['disk_free_gb']:.0f} GB free here")
     for found in facts["devices"]:
-        peaks = ", ".join(
-            f"{dtype} {flops / 1e12:.3g} TFLOP/s" for dtype, flops in found["matmul_peak"].items()
-        )
+        peaks = ", ".join(f"{dtype} {flops / 1e12:.3g} TFLOP/s" for dtype, flops in found["matmul_peak"].items())
         console.result(f"device    {found['device']} ({found['name']}): matmul peak {peaks}")
-    console.result(
-        "versions  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    )
+    console.result("versions  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     for name, missing in facts["missing"].items():
         console.result(f"missing   {name}: {missing}")
     console.result(

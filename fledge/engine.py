@@ -40,12 +40,7 @@ class TorchEngine:
     """
 
     def __init__(
-        self,
-        model: Any,
-        optimizer: torch.optim.Optimizer,
-        clip_norm: float,
-        device: str,
-        dtype: torch.dtype,
+        self, model: Any, optimizer: torch.optim.Optimizer, clip_norm: float, device: str, dtype: torch.dtype
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self._clip_norm, self._device, self._dtype = clip_norm, device, dtype

@@ -94,46 +94,27 @@ def life(wish: Wish) -> list[Stage]:
 
     return [
         Stage("tokenizer", lambda out: shipped("tokenizer", TokenizerConfig, input=read)),
+        Stage("shards", lambda out: shipped("shards", PrepareConfig, input=read, tokenizer=str(out / "tokenizer"))),
         Stage(
-            "shards",
-            lambda out: shipped("shards", PrepareConfig, input=read, tokenizer=str(out / "tokenizer")),
+            "pretrain", lambda out: shipped("pretrain", PretrainConfig, data=str(out / "shards")), judged(bands.floor)
         ),
-        Stage(
-            "pretrain",
-            lambda out: shipped("pretrain", PretrainConfig, data=str(out / "shards")),
-            judged(bands.floor),
-        ),
-        Stage(
-            "pretrain eval",
-            lambda out: measured(out / "pretrain"),
-            bands.both(bands.ngram, judged(bands.silent)),
-        ),
+        Stage("pretrain eval", lambda out: measured(out / "pretrain"), bands.both(bands.ngram, judged(bands.silent))),
         Stage(
             "instruct",
-            lambda out: shipped(
-                "instruct", InstructConfig, model=str(out / "pretrain"), data=[conversations]
-            ),
+            lambda out: shipped("instruct", InstructConfig, model=str(out / "pretrain"), data=[conversations]),
         ),
-        Stage(
-            "instruct eval", lambda out: measured(out / "instruct"), judged(bands.answers, "conversations")
-        ),
+        Stage("instruct eval", lambda out: measured(out / "instruct"), judged(bands.answers, "conversations")),
         Stage(
             "classify",
             lambda out: shipped(
-                "classify",
-                ClassifyConfig,
-                model=str(out / "pretrain"),
-                data=[own.get("labelled", MESSAGES)],
+                "classify", ClassifyConfig, model=str(out / "pretrain"), data=[own.get("labelled", MESSAGES)]
             ),
             judged(bands.spam, "labelled"),
         ),
         Stage(
             "reward",
             lambda out: shipped(
-                "reward",
-                RewardConfig,
-                model=str(out / "instruct"),
-                data=[own.get("preferences", PREFERENCES)],
+                "reward", RewardConfig, model=str(out / "instruct"), data=[own.get("preferences", PREFERENCES)]
             ),
             judged(bands.agreement, "preferences") if not text else bands.above_length,
         ),
@@ -231,9 +212,7 @@ def run(out: Path, wish: Wish, stages: list[Stage] | None = None) -> commands.Re
 
 
 @click.command(help="The whole life on built-in data or your own, on a CPU, in minutes.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="folder of all stages  [default: next runs/demo-<n>]"
-)
+@click.option("--out", type=click.Path(path_type=Path), help="folder of all stages  [default: next runs/demo-<n>]")
 @click.option("--resume", type=click.Path(path_type=Path), help="continue a demo that was stopped")
 @click.option(
     "--data",
@@ -241,9 +220,7 @@ def run(out: Path, wish: Wish, stages: list[Stage] | None = None) -> commands.Re
     help="a folder of your own text to read beside the built-in stories; what it has of conversations.jsonl, "
     "labelled.csv and preferences.jsonl takes the place of the built-in ones",
 )
-@click.option(
-    "--size", type=click.Choice([*SIZES]), help="of the model  [default: medium on a GPU, else small]"
-)
+@click.option("--size", type=click.Choice([*SIZES]), help="of the model  [default: medium on a GPU, else small]")
 @click.option("--time-budget", help="for all stages, such as 30m  [default: as long as it takes]")
 @click.option("--stage", "last", help="stop after this stage")
 @click.option("--json", "as_json", is_flag=True, help="end with one JSON object on stdout")

@@ -11,17 +11,7 @@ from typing import Any
 
 from fledge.errors import RunError
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "tiktoken",
-    "datasets",
-    "trl",
-    "peft",
-    "deepspeed",
-    "numpy",
-)
+PACKAGES = ("torch", "transformers", "tokenizers", "tiktoken", "datasets", "trl", "peft", "deepspeed", "numpy")
 
 
 def sha256_file(path: Path) -> str:
@@ -64,9 +54,7 @@ def git_commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:

@@ -59,9 +59,7 @@ class MetricsLog:
     def __init__(self, run: Path, trackers: list[str], keep_to_step: int | None) -> None:
         self._path = run / "metrics.jsonl"
         if keep_to_step is not None:
-            write_file(
-                self._path, "".join(line for line in whole_lines(self._path) if _step(line) <= keep_to_step)
-            )
+            write_file(self._path, "".join(line for line in whole_lines(self._path) if _step(line) <= keep_to_step))
         self._file: TextIO = self._path.open("a", encoding="utf-8")
         self._trackers = [_open_tracker(name, run, keep_to_step) for name in trackers]
 
@@ -76,9 +74,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file and the trackers."""
-        with contextlib.suppress(
-            OSError
-        ):  # `log` has flushed and told; only what a full disk refused is left
+        with contextlib.suppress(OSError):  # `log` has flushed and told; only what a full disk refused is left
             self._file.close()
         for tracker in self._trackers:
             tracker(None)

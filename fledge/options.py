@@ -69,9 +69,7 @@ def _common_options(config_class: type[CommandConfig]) -> list[click.Parameter]:
         click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
     ]
     if config_class.makes_run:
-        options.append(
-            click.Option(["--out"], metavar="RUN", help="run folder  [default: next runs/...-<n>]")
-        )
+        options.append(click.Option(["--out"], metavar="RUN", help="run folder  [default: next runs/...-<n>]"))
         options.append(click.Option(["--resume"], metavar="RUN", help="continue this run, exactly"))
     if config_class.trains:
         options.append(click.Option(["--seeds"], metavar="N,N,...", help="one run a seed, one summary"))
@@ -101,9 +99,7 @@ def _parameter(name: str, path: FieldPath, info: FieldInfo, default: Any) -> cli
     kind, many = _click_type(info.annotation)
     if configs.is_argument(info):
         # Required-ness is checked by the config, so that --resume may leave arguments out.
-        return click.Argument(
-            [name], type=kind, required=False, nargs=-1 if many else 1, metavar=path[-1].upper()
-        )
+        return click.Argument([name], type=kind, required=False, nargs=-1 if many else 1, metavar=path[-1].upper())
     text = info.description or ""
     facts = [configs.unit(info)] if configs.unit(info) else []
     if info.is_required():
@@ -140,9 +136,7 @@ class _Named(click.types.StringParamType):
         self.name = label.lower()
 
 
-def _carry_out(
-    config_class: type[CommandConfig], names: dict[str, FieldPath], values: dict[str, Any]
-) -> None:
+def _carry_out(config_class: type[CommandConfig], names: dict[str, FieldPath], values: dict[str, Any]) -> None:
     from fledge import commands, console
     from fledge.errors import UsageError
 
@@ -171,9 +165,7 @@ def _carry_out(
         if values["dry_run"]:
             console.result(configs.dump(resolved).rstrip())
             return
-        options = {".".join(path): value for path, value in overrides.items()} | (
-            {"config": source} if source else {}
-        )
+        options = {".".join(path): value for path, value in overrides.items()} | ({"config": source} if source else {})
         if values.get("seeds"):
             seeds = commands.parse_seeds(values["seeds"])
             result = commands.execute_seeds(resolved, seeds, Path(out) if out else None, options)

@@ -49,19 +49,13 @@ def reinforcement(metrics: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(7, 5, rows=2)
-    names = {
-        "reward": "while training",
-        "validation_reward": "held out",
-        "validation_gold_reward": "gold, held out",
-    }
+    names = {"reward": "while training", "validation_reward": "held out", "validation_gold_reward": "gold, held out"}
     for key, label in names.items():
         points = [(m["step"], m[key]) for m in metrics if key in m]
         if points:
             style = {"linewidth": 1, "alpha": 0.6} if key == "reward" else {"marker": "o", "markersize": 3}
             axes[0].plot(*zip(*points, strict=True), label=label, **style)
-    axes[1].plot(
-        [m["step"] for m in metrics if "kl" in m], [m["kl"] for m in metrics if "kl" in m], linewidth=1
-    )
+    axes[1].plot([m["step"] for m in metrics if "kl" in m], [m["kl"] for m in metrics if "kl" in m], linewidth=1)
     for one, label in zip(axes, ("reward", f"KL, {METRICS['kl']}"), strict=True):
         one.set_ylabel(label)
         one.grid(alpha=0.2)

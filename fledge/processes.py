@@ -19,9 +19,7 @@ from typing import Any
 from fledge.errors import FledgeError, RunFailed, UsageError
 
 TICK_S = 1.0  # between signs of life
-PATIENCE_S = (
-    45.0  # until a process that makes no progress is given up; without a sign of life after a third of it
-)
+PATIENCE_S = 45.0  # until a process that makes no progress is given up; without a sign of life after a third of it
 GROUP_TIMEOUT = timedelta(minutes=30)  # of one message; rank 0 may write and measure that long on its own
 
 
@@ -208,9 +206,7 @@ class _Watch(threading.Thread):
         """What is wrong with the next rank, or nothing; and its last signs, each with the time it was new."""
         sign, sign_at, count, count_at = seen
         now = time.monotonic()
-        new_sign, new_count, is_in_lockstep = (
-            self._store.get(f"alive/{(rank() + 1) % size()}").decode().split()
-        )
+        new_sign, new_count, is_in_lockstep = self._store.get(f"alive/{(rank() + 1) % size()}").decode().split()
         if new_sign != sign:
             sign, sign_at = new_sign, now
         if new_count != count or is_in_lockstep == "0":
@@ -219,9 +215,7 @@ class _Watch(threading.Thread):
         if now - sign_at > self.patience_s / 3:
             problem = f"died: no sign of life for {now - sign_at:.0f} s"
         elif now - count_at > self.patience_s and self.count > int(count):
-            problem = (
-                f"hangs: no progress for {now - count_at:.0f} s while others wait (see --engine.patience)"
-            )
+            problem = f"hangs: no progress for {now - count_at:.0f} s while others wait (see --engine.patience)"
         return (sign, sign_at, count, count_at), problem
 
     def _report(self, who: int, problem: str, code: int) -> None:
@@ -238,17 +232,13 @@ class _Watch(threading.Thread):
         """Tell the others why this process ends; raises what stands for `error` if another one is the cause."""
         # torchrun ends all processes when one is lost; there is time enough to say which.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if isinstance(
-            error, RuntimeError
-        ):  # perhaps a message to a process that is gone: wait for the verdict
+        if isinstance(error, RuntimeError):  # perhaps a message to a process that is gone: wait for the verdict
             self._found.wait(self.patience_s / 3 + 5 * TICK_S)
         if self._found.is_set():
             self._taken.set()
             self._speak()
             raise SystemExit(self._lost["code"]) from None
-        code = (
-            130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", RunFailed.exit_code)
-        )
+        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", RunFailed.exit_code)
         first_line = (str(error) or type(error).__name__).split("\n")[0]
         with contextlib.suppress(RuntimeError):
             self._report(rank(), f"stopped: {first_line}", code)

@@ -28,14 +28,7 @@ def runs(folder: Path, as_json: bool) -> None:
         return
     header = ["run", "command", "state", "parents", "last loss", "MB"]
     cells = [
-        [
-            r["run"],
-            r["command"],
-            r["state"],
-            ", ".join(r["parents"]),
-            _loss(r["last_loss"]),
-            f"{r['bytes'] / 1e6:.1f}",
-        ]
+        [r["run"], r["command"], r["state"], ", ".join(r["parents"]), _loss(r["last_loss"]), f"{r['bytes'] / 1e6:.1f}"]
         for r in rows
     ]
     console.result(console.table(cells, header))

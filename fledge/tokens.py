@@ -33,10 +33,7 @@ class TextTokenizer:
     """A tokenizer that never makes special ids from text and knows the exact bytes of every token."""
 
     def __init__(
-        self,
-        inner: tokenizers.Tokenizer,
-        roles: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
+        self, inner: tokenizers.Tokenizer, roles: Mapping[str, str] | None = None, chat_template: str | None = None
     ) -> None:
         """Wrap a tokenizer.
 
@@ -50,9 +47,7 @@ class TextTokenizer:
         inner.encode_special_tokens = True
         self.inner = inner
         self.chat_template = chat_template
-        self.roles = {
-            name: token for name, token in (_OWN_ROLES if roles is None else roles).items() if token
-        }
+        self.roles = {name: token for name, token in (_OWN_ROLES if roles is None else roles).items() if token}
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "TextTokenizer":
@@ -68,9 +63,7 @@ class TextTokenizer:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder}: the tokenizer there can't be read ({_first_line(error)})") from None
         except Exception as error:  # the library raises bare Exception
-            raise ModelError(
-                f"{folder}: damaged tokenizer ({_first_line(error)}); train or copy it again"
-            ) from None
+            raise ModelError(f"{folder}: damaged tokenizer ({_first_line(error)}); train or copy it again") from None
         return cls(inner, roles, _read_chat_template(folder))
 
     def encode(self, text: str) -> list[int]:
@@ -79,9 +72,7 @@ class TextTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, in parallel."""
-        return [
-            encoding.ids for encoding in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+        return [encoding.ids for encoding in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of a text, and for each the characters [start, end) that it covers."""
@@ -219,9 +210,7 @@ def _read_inner(folder: Path) -> tokenizers.Tokenizer:
     vocabulary, merges = [folder / name for name in str(layout).split(" + ")]
     declared = _read_json(folder / "tokenizer_config.json").get("tokenizer_class", "GPT2Tokenizer")
     if not str(declared).startswith("GPT2Tokenizer"):
-        raise ValueError(
-            f"{declared} with vocab.json and merges.txt is not implemented; it needs a tokenizer.json"
-        )
+        raise ValueError(f"{declared} with vocab.json and merges.txt is not implemented; it needs a tokenizer.json")
     return _gpt2_tokenizer(_read_json(vocabulary), merges.read_text(encoding="utf-8"))
 
 

@@ -170,9 +170,7 @@ class Contract(Trainer):
         """All batches of the run as one pass, of which resuming skips those that were read."""
         batch, run = self.settings.batch, self.settings.run
         size = batch.microbatch or batch.examples
-        order = BatchOrder(
-            len(self.job.examples), batch.examples, size, run.max_steps, run.seed, self.job.lengths
-        )
+        order = BatchOrder(len(self.job.examples), batch.examples, size, run.max_steps, run.seed, self.job.lengths)
         loader: Any = DataLoader(
             self.job.examples,  # type: ignore[arg-type]
             batch_sampler=order,
@@ -204,9 +202,7 @@ class Contract(Trainer):
         return norm
 
     def _not_finite(self, what: str) -> RunFailed:
-        return RunFailed(
-            f"step {self.progress.step + 1}: {what}; lower --optim.learning-rate and start a new run"
-        )
+        return RunFailed(f"step {self.progress.step + 1}: {what}; lower --optim.learning-rate and start a new run")
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted."""

@@ -49,9 +49,7 @@ def make(job: Job, arguments: dict[str, Any], parts: dict[str, Any], by: str) ->
     extras = {"trl-dpo": (_Dpo,), "trl-grpo": (_Grpo,)}.get(by, (Contract,))
     under_contract = type(f"_{name}", (_Prepared, *extras, getattr(trl, f"{name}Trainer")), {})
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "You are using 'rollout_func'", UserWarning
-        )  # an experiment of TRL's
+        warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)  # an experiment of TRL's
         trainer = under_contract(args=args, **parts)
     # Adapters that begin at nothing have the bare model as their reference; TRL makes a copy of them for it.
     if REFERENCE in getattr(job.model, "peft_config", {}):
@@ -176,9 +174,7 @@ def _writer_of(job: Job) -> Any:
 def _judge_of(job: Job) -> Any:
     """The job's reward as TRL wants it."""
 
-    def reward(
-        prompts: list[list[int]], completion_ids: list[list[int]], example: list[Any], **others: Any
-    ) -> Any:
+    def reward(prompts: list[list[int]], completion_ids: list[list[int]], example: list[Any], **others: Any) -> Any:
         assert job.judge is not None
         answers = [ids[len(prompt) - 1 :] for prompt, ids in zip(prompts, completion_ids, strict=True)]
         return job.judge(example, answers)

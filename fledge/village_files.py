@@ -11,9 +11,7 @@ from fledge import console
 
 @click.command(help="Write village data, village:WORLD/KIND, as JSON lines to look at.")
 @click.argument("spec", metavar="village:WORLD/KIND", default="village:hamlet/stories")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="file to write all rows to  [default: show five]"
-)
+@click.option("--out", type=click.Path(path_type=Path), help="file to write all rows to  [default: show five]")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def village(spec: str, out: Path | None, as_json: bool) -> None:
     """Show the first rows of a part of the village, or write all of them to a file."""

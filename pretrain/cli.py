@@ -2,6 +2,4 @@
 
 from fledge.options import StageGroup
 
-cli = StageGroup(
-    "pretrain", ["prepare", "train", "sample", "plan"], help="Text and a tokenizer to a base model."
-)
+cli = StageGroup("pretrain", ["prepare", "train", "sample", "plan"], help="Text and a tokenizer to a base model.")

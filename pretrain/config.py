@@ -4,14 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import (
-    RUN_RESUMABLE,
-    SAMPLE_PROMPTS,
-    CommandConfig,
-    Config,
-    RunConfig,
-    checked_duration,
-)
+from fledge.config import RUN_RESUMABLE, SAMPLE_PROMPTS, CommandConfig, Config, RunConfig, checked_duration
 from tokenizer.config import TextInputConfig
 
 
@@ -23,15 +16,9 @@ class ModelConfig(Config):
     layers: int = Field(4, ge=1, description="transformer blocks")
     width: int = Field(128, ge=8, description="of the residual stream")
     heads: int = Field(4, ge=1, description="attention heads")
-    kv_heads: int | None = Field(
-        None, ge=1, description="key/value heads (grouped-query attention); none: as heads"
-    )
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of activations dropped, where the architecture has it"
-    )
-    tie_embeddings: bool | None = Field(
-        None, description="share input and output embeddings; none: as the authors do"
-    )
+    kv_heads: int | None = Field(None, ge=1, description="key/value heads (grouped-query attention); none: as heads")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped, where the architecture has it")
+    tie_embeddings: bool | None = Field(None, description="share input and output embeddings; none: as the authors do")
 
 
 class BatchConfig(Config):
@@ -87,23 +74,17 @@ class EngineConfig(Config):
         if self.kind == "torch" and self.zero is not None:
             raise ValueError("ZeRO is DeepSpeed's; leave out --engine.zero, or use --engine.kind deepspeed")
         if self.bf16 == "weights" and not self.zero:
-            raise ValueError(
-                "bfloat16 weights need a ZeRO stage that keeps their masters; add --engine.zero 1"
-            )
+            raise ValueError("bfloat16 weights need a ZeRO stage that keeps their masters; add --engine.zero 1")
         return self
 
 
 class OptimConfig(Config):
     """The optimizer: AdamW for all weights, or Muon for the 2-D ones of the blocks and AdamW for the rest."""
 
-    optimizer: Literal["muon", "adamw"] = Field(
-        "muon", description="muon: for 2-D weights, AdamW for the rest"
-    )
+    optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: for 2-D weights, AdamW for the rest")
     learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak")
     muon_learning_rate: float = Field(0.02, gt=0, description="Muon's peak")
-    weight_decay: float = Field(
-        0.0, ge=0, description="decoupled, scaled by the learning rate; 2-D weights only"
-    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, scaled by the learning rate; 2-D weights only")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's decay of the second moment")
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
@@ -121,9 +102,7 @@ class ScheduleConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> "ScheduleConfig":
         if self.kind == "wsd" and self.warmup + self.decay > 1:
-            raise ValueError(
-                f"warmup {self.warmup} and decay {self.decay} together are more than the whole run"
-            )
+            raise ValueError(f"warmup {self.warmup} and decay {self.decay} together are more than the whole run")
         return self
 
 
@@ -140,13 +119,8 @@ class SamplesConfig(Config):
     """Texts written by the model while it learns, to samples.jsonl."""
 
     every: int = Field(200, ge=0, description="between samples; 0: none", json_schema_extra={"unit": "steps"})
-    prompts: list[str] = Field(
-        list(SAMPLE_PROMPTS),
-        description="beginnings to continue",
-    )
-    max_new_tokens: int = Field(
-        40, ge=1, description="written a prompt", json_schema_extra={"unit": "tokens"}
-    )
+    prompts: list[str] = Field(list(SAMPLE_PROMPTS), description="beginnings to continue")
+    max_new_tokens: int = Field(40, ge=1, description="written a prompt", json_schema_extra={"unit": "tokens"})
     temperature: float = Field(0.8, ge=0, description="of sampling; 0: greedy")
 
 
@@ -159,12 +133,8 @@ class GuardConfig(Config):
         description="non-finite steps in a row left out before rolling back",
         json_schema_extra={"unit": "steps"},
     )
-    spike: float = Field(
-        4.0, gt=1, description="roll back when the loss exceeds its running mean by this many nats"
-    )
-    max_rollbacks: int = Field(
-        2, ge=0, description="to the last good checkpoint before the run stops with an error"
-    )
+    spike: float = Field(4.0, gt=1, description="roll back when the loss exceeds its running mean by this many nats")
+    max_rollbacks: int = Field(2, ge=0, description="to the last good checkpoint before the run stops with an error")
 
 
 class TrainConfig(CommandConfig):
@@ -186,16 +156,13 @@ class TrainConfig(CommandConfig):
     data: str = Field(description="token shards: a `pretrain prepare` run, or its shards folder")
     init: str | None = Field(None, description="continue from this model (run, folder or hub name)")
     size: int | None = Field(
-        None,
-        ge=1,
-        description="one dial: depth; sets layers, width, heads, batch and learning rates together",
+        None, ge=1, description="one dial: depth; sets layers, width, heads, batch and learning rates together"
     )
     time_budget: str | None = Field(
         None, description="train this long (90s, 3m, 1h30m); the steps are fixed by a probe before step 0"
     )
     compile: bool = Field(
-        False,
-        description="compile the blocks before the first step: half a minute for about a third more speed",
+        False, description="compile the blocks before the first step: half a minute for about a third more speed"
     )
     profile: int = Field(
         0,
@@ -222,10 +189,7 @@ class _ClusterConfig(CommandConfig):
     gpus: int = Field(1, ge=1, description="that train together")
     gpu_memory: float = Field(80, gt=0, description="of each", json_schema_extra={"unit": "GB"})
     gpu_tflops: float = Field(
-        989,
-        gt=0,
-        description="of each, nominal, dense bfloat16; an H100's",
-        json_schema_extra={"unit": "TFLOP/s"},
+        989, gt=0, description="of each, nominal, dense bfloat16; an H100's", json_schema_extra={"unit": "TFLOP/s"}
     )
     mfu: float = Field(
         0.4,
@@ -274,28 +238,18 @@ class SampleConfig(CommandConfig):
     command: ClassVar[str] = "sample"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
-    prompt: list[str] = Field(
-        [], description="text to continue; repeatable; none: from the start of a document"
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    prompt: list[str] = Field([], description="text to continue; repeatable; none: from the start of a document")
     num_samples: int = Field(1, ge=1, description="texts a prompt")
     max_new_tokens: int = Field(100, ge=1, description="written a text", json_schema_extra={"unit": "tokens"})
     temperature: float = Field(0.8, ge=0, description="0: greedy")
     top_k: int = Field(0, ge=0, description="only among this many likeliest tokens; 0: all")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="only among the likeliest tokens with this total probability"
-    )
-    min_p: float = Field(
-        0.0, ge=0, lt=1, description="only tokens at least this share as likely as the likeliest"
-    )
+    top_p: float = Field(1.0, gt=0, le=1, description="only among the likeliest tokens with this total probability")
+    min_p: float = Field(0.0, ge=0, lt=1, description="only tokens at least this share as likely as the likeliest")
     repetition_penalty: float = Field(1.0, gt=0, description="above 1: seen tokens become less likely")
     stop: list[str] = Field([], description="stop where this text appears; repeatable")
     seed: int = Field(0, ge=0, description="of the sampling")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 
     @model_validator(mode="after")
     def _stops_at_something(self) -> "SampleConfig":
@@ -312,10 +266,7 @@ class PrepareConfig(TextInputConfig):
 
     stage: ClassVar[str] = "pretrain"
     command: ClassVar[str] = "prepare"
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {
-        "threads": "any",
-        "checkpoint_megabytes": "any",
-    }
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {"threads": "any", "checkpoint_megabytes": "any"}
 
     tokenizer: str = Field(description="a tokenizer run, a model folder, GPT-2's own files or a hub name")
     validation_input: list[str] = Field([], description="text to hold out, instead of a share of the input")
@@ -333,9 +284,7 @@ class PrepareConfig(TextInputConfig):
         description="hold out the last share of a single text instead",
         json_schema_extra={"unit": "ratio"},
     )
-    min_bytes: int = Field(
-        8, ge=0, description="shorter documents are rejected", json_schema_extra={"unit": "bytes"}
-    )
+    min_bytes: int = Field(8, ge=0, description="shorter documents are rejected", json_schema_extra={"unit": "bytes"})
     encoder: Literal["auto", "tiktoken", "tokenizers"] = Field(
         "auto", description="auto: tiktoken where its ids are proven equal on a sample, else tokenizers"
     )

@@ -10,13 +10,7 @@ def data_card(index: Index) -> str:
     """The summary of a `pretrain prepare` run, in Markdown."""
     facts = index.facts
     sizes = [
-        [
-            s.name,
-            f"{s.num_documents:,}",
-            f"{s.num_bytes:,}",
-            f"{s.num_tokens:,}",
-            _ratio(s.num_bytes, s.num_tokens),
-        ]
+        [s.name, f"{s.num_documents:,}", f"{s.num_bytes:,}", f"{s.num_tokens:,}", _ratio(s.num_bytes, s.num_tokens)]
         for s in index.splits.values()
     ]
     lines = [
@@ -38,11 +32,7 @@ def data_card(index: Index) -> str:
     ]
     if facts["rejects"]:
         rows = [[reason, f"{count:,}"] for reason, count in facts["rejects"].items()]
-        lines += [
-            console.table(rows, ["reason", "documents"]),
-            "",
-            "Each with its place in shards/rejects.jsonl.",
-        ]
+        lines += [console.table(rows, ["reason", "documents"]), "", "Each with its place in shards/rejects.jsonl."]
     else:
         lines.append("nothing")
     return "\n".join(lines)

@@ -23,9 +23,7 @@ BEFORE = "before.json"  # what a parent scored before step 0; on disk, so that a
 PARENT_WINDOWS = 256
 
 
-def record_lineage(
-    folder: RunFolder, settings: TrainConfig, data: TrainingData, origin: Parent | None
-) -> None:
+def record_lineage(folder: RunFolder, settings: TrainConfig, data: TrainingData, origin: Parent | None) -> None:
     """Write parents, data and tokenizer of a new run to lineage.json."""
     if not processes.is_first():
         return
@@ -59,9 +57,7 @@ def measure_before(
         return dict(json.loads(file.read_text(encoding="utf-8")))
     if origin is None:
         return {}
-    before: dict[str, Any] = {
-        "validation_bits_per_byte_before": validation.measure(session.model).bits_per_byte
-    }
+    before: dict[str, Any] = {"validation_bits_per_byte_before": validation.measure(session.model).bits_per_byte}
     if origin.data:
         before["parent_data"] = str(origin.data.path)
         before["parent_validation_bits_per_byte_before"] = _on_parent_data(session, before["parent_data"])
@@ -99,20 +95,14 @@ def finish(
 
 
 def _publish(
-    folder: RunFolder,
-    model: LanguageModel,
-    data: TrainingData,
-    result: dict[str, Any],
-    metrics: list[dict[str, Any]],
+    folder: RunFolder, model: LanguageModel, data: TrainingData, result: dict[str, Any], metrics: list[dict[str, Any]]
 ) -> None:
     with folder.publish("model") as partial:
         model_folder.save_model(model, partial)
         data.tokenizer.save(partial)
         card = model_card.write(folder.path.name, lineage.read(folder.path), _lines(result, data))
         (partial / "README.md").write_text(card, encoding="utf-8")
-    levels = {
-        name.split("_")[1] + " floor": value for name, value in result.items() if name.startswith("floor_")
-    }
+    levels = {name.split("_")[1] + " floor": value for name, value in result.items() if name.startswith("floor_")}
     plots.loss_curve(metrics, folder.path / "loss.png", levels)
     folder.write_summary(_summary(folder, result, data))
 
@@ -137,9 +127,7 @@ def _lines(result: dict[str, Any], data: TrainingData) -> list[str]:
             f"village, {result['floor_grammar_bits_per_byte']:.4f} for who knows the grammar only"
         )
     if "validation_bits_per_byte_before" in result:
-        lines.append(
-            f"the parent on the same text: {result['validation_bits_per_byte_before']:.4f} bits per byte"
-        )
+        lines.append(f"the parent on the same text: {result['validation_bits_per_byte_before']:.4f} bits per byte")
     if "parent_validation_bits_per_byte" in result:
         lines.append(
             f"on the parent's own text (at most {PARENT_WINDOWS} windows): "

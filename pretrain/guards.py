@@ -58,9 +58,7 @@ class LossGuard:
         self.skipped_in_a_row = 0
         if self.mean is not None and result.loss > self.mean + self.config.spike:
             return self._roll_back(f"step {step}: loss {result.loss:.3f} after a mean of {self.mean:.3f}")
-        self.mean = (
-            result.loss if self.mean is None else SMOOTHING * self.mean + (1 - SMOOTHING) * result.loss
-        )
+        self.mean = result.loss if self.mean is None else SMOOTHING * self.mean + (1 - SMOOTHING) * result.loss
         return "go on"
 
     def _roll_back(self, what: str) -> Verdict:
@@ -93,11 +91,7 @@ def memory_errors(microbatch: int, sequences: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error).lower()
-        if (
-            not isinstance(error, MemoryError)
-            and "out of memory" not in text
-            and "can't allocate" not in text
-        ):
+        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate" not in text:
             raise
         smaller = next((n for n in range(microbatch // 2, 0, -1) if sequences % n == 0), None)
         advice = (

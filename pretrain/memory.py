@@ -86,20 +86,14 @@ def predict(
 def moment_bytes(settings: TrainConfig, model: LanguageModel) -> int:
     """float32 moments of all weights: AdamW has two of each, Muon one."""
     groups = optimizer.build(model, settings.optim).param_groups
-    return sum(
-        (4 if group["kind"] == "muon" else 8) * sum(p.numel() for p in group["params"]) for group in groups
-    )
+    return sum((4 if group["kind"] == "muon" else 8) * sum(p.numel() for p in group["params"]) for group in groups)
 
 
-def _activations(
-    model: LanguageModel, tokens: int, compute: int, stream: int, recompute: bool, loss: int
-) -> int:
+def _activations(model: LanguageModel, tokens: int, compute: int, stream: int, recompute: bool, loss: int) -> int:
     """What the loss finds when it begins, and what the backward pass of the last block needs beyond the loss."""
     config = model.config
     block, edge = config.kept_bytes(compute, stream), stream * config.width
-    working = (
-        4 * compute * config.mlp_width
-    )  # an estimate: gradients around the MLP's nonlinearity, and factors
+    working = 4 * compute * config.mlp_width  # an estimate: gradients around the MLP's nonlinearity, and factors
     kept, later = config.layers * block, working
     if recompute:
         kept, later = config.layers * edge, block + working

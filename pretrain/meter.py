@@ -62,9 +62,5 @@ class Meter:
         return metrics
 
     def _line(self, metrics: dict[str, Any]) -> str:
-        loss = (
-            f"loss {metrics['loss']:.3f}  {metrics['bits_per_byte']:.3f} bits/byte  "
-            if "loss" in metrics
-            else ""
-        )
+        loss = f"loss {metrics['loss']:.3f}  {metrics['bits_per_byte']:.3f} bits/byte  " if "loss" in metrics else ""
         return f"{loss}{console.format_count(metrics['tokens_per_s'])} tokens/s  {metrics['mfu']:.0%} of peak"

@@ -135,12 +135,7 @@ def build(model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.floa
             decayed.append(weight)
         else:
             plain.append(weight)
-    adamw_settings = {
-        "kind": "adamw",
-        "lr": config.learning_rate,
-        "betas": (config.beta1, config.beta2),
-        "eps": 1e-8,
-    }
+    adamw_settings = {"kind": "adamw", "lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": 1e-8}
     groups = [
         {"params": muon, "kind": "muon", "lr": config.muon_learning_rate, "momentum": config.momentum}
         | {"weight_decay": config.weight_decay},
@@ -153,9 +148,7 @@ def build(model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.floa
     return MuonAdamW(groups, dtype)
 
 
-def deepspeeds_muon(
-    model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32
-) -> OwnOptimizer:
+def deepspeeds_muon(model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32) -> OwnOptimizer:
     """The same by DeepSpeed's own Muon and Adam, for ZeRO 1-3, where no process has whole matrices.
 
     It takes fused query, key and value as one matrix.

@@ -32,9 +32,7 @@ def load(config: TrainConfig, data: TrainingData) -> Parent:
     path = folder.find_model(config.init)
     model = folder.load_model(path, device="cpu")
     if not isinstance(model, LanguageModel):
-        raise ModelError(
-            f"{path}: pretraining continues gpt2, qwen3 and nanochat models; this is another type"
-        )
+        raise ModelError(f"{path}: pretraining continues gpt2, qwen3 and nanochat models; this is another type")
     own = TextTokenizer.from_folder(path)
     if own.fingerprint != data.tokenizer.fingerprint:
         raise ModelError(

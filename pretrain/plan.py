@@ -16,17 +16,7 @@ from tokenizer import shards
 # Of a GPU's memory that a run can't have: CUDA's context, NCCL's and cuBLAS's own, gaps. An assumption.
 HEADROOM = 0.08
 RECOMPUTED = 3 / 4  # of the speed: one forward pass more beside a forward and a backward of twice its work
-HEADER = [
-    "ZeRO",
-    "recompute",
-    "weights",
-    "gradients",
-    "optimizer",
-    "activations",
-    "logits",
-    "buffers",
-    "GB a GPU",
-]
+HEADER = ["ZeRO", "recompute", "weights", "gradients", "optimizer", "activations", "logits", "buffers", "GB a GPU"]
 HEADER += ["microbatch", "tokens/s", "days", "GPU-hours"]
 
 
@@ -55,9 +45,7 @@ def run(config: PlanConfig) -> dict[str, Any]:
     if config.size is not None:
         config = configs.with_values(config, sizing.from_depth(config))
     if config.batch.sequences % config.gpus:
-        raise ConfigError(
-            f"--gpus {config.gpus} can't share --batch.sequences {config.batch.sequences}; use a divisor"
-        )
+        raise ConfigError(f"--gpus {config.gpus} can't share --batch.sequences {config.batch.sequences}; use a divisor")
     model = memory.on_meta(config, _vocab_size(config))
     lines = [_line(config, model, zero, again) for zero in range(4) for again in (False, True)]
     chosen = choose(lines)
@@ -141,8 +129,7 @@ def _text(config: PlanConfig, model: LanguageModel, lines: list[Line], chosen: L
         f"{config.gpus} GPU{'s' if config.gpus > 1 else ''} of {config.gpu_memory:g} GB, of which {1 - HEADROOM:.0%} "
         f"are used; {speed}; communication is not counted. GB a GPU:\n",
         console.table(
-            [_row(line, line is chosen) for line in lines],
-            [*HEADER, *([] if config.price is None else ["cost"]), ""],
+            [_row(line, line is chosen) for line in lines], [*HEADER, *([] if config.price is None else ["cost"]), ""]
         ),
     ]
     if chosen:
@@ -185,8 +172,7 @@ def _advice(config: PlanConfig, model: LanguageModel, lines: list[Line]) -> str:
             gpus
             for gpus in range(2 * config.gpus, config.batch.sequences + 1, config.gpus)
             if config.batch.sequences % gpus == 0
-            and memory.predict(config, model, microbatch=1, num_gpus=gpus, zero=3, recompute=True).total
-            <= limit * 1e9
+            and memory.predict(config, model, microbatch=1, num_gpus=gpus, zero=3, recompute=True).total <= limit * 1e9
         ),
         None,
     )

@@ -58,9 +58,7 @@ def _phases(config: PrepareConfig) -> list[Phase]:
     return [Phase(src.expand(config.validation_input), "validation"), train]
 
 
-def _derive(
-    config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]
-) -> PrepareConfig:
+def _derive(config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]) -> PrepareConfig:
     """Decide what the config leaves open (split, encoder, threads), print it, freeze it.
 
     Raises:
@@ -111,9 +109,7 @@ def _sample(config: PrepareConfig, phases: list[Phase]) -> list[str]:
     return texts
 
 
-def _record_lineage(
-    config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]
-) -> None:
+def _record_lineage(config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]) -> None:
     facts = {
         "parents": [lineage.parent(find_folder(config.tokenizer), "tokenizer")],
         "data": [entry for phase in phases for entry in src.describe(phase.sources)],

@@ -61,9 +61,7 @@ class Sharding:
     Everything is written to a folder under a dot name, which gets its own name, `shards`, in the end.
     """
 
-    def __init__(
-        self, config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]
-    ) -> None:
+    def __init__(self, config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, phases: list[Phase]) -> None:
         self._config, self._folder, self._tokenizer, self._phases = config, folder, tokenizer, phases
         self._encoder: BulkEncoder
         self._encoder, _ = bulk_encoder(tokenizer, config.encoder, [])
@@ -97,10 +95,7 @@ class Sharding:
         """Go through the input from where the last checkpoint stood and publish the shards."""
         total = sum(src.total_size_bytes(phase.sources) or 0 for phase in self._phases)
         threads = self._config.threads if self._encoder.runs_in_threads else 1
-        with (
-            ThreadPoolExecutor(threads) as pool,
-            console.progress("preparing", total or None, "B") as progress,
-        ):
+        with ThreadPoolExecutor(threads) as pool, console.progress("preparing", total or None, "B") as progress:
             self._pool, self._progress, self._max_pending = pool, progress, 2 * threads + 1
             self._pending: deque[Future[list[tuple[Chunk, np.ndarray]]]] = deque()
             self._task: list[Chunk] = []

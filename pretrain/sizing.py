@@ -9,9 +9,7 @@ HEAD_WIDTH = 64
 VOCABULARY_MULTIPLE = 64  # rows in memory: matrix products are faster on whole tiles
 
 
-def architecture_of(
-    shape: ModelConfig, vocab_size: int, **special_ids: int | None
-) -> architecture.ModelConfig:
+def architecture_of(shape: ModelConfig, vocab_size: int, **special_ids: int | None) -> architecture.ModelConfig:
     """The architecture's own config of a group `model`."""
     return architecture.find_config(shape.architecture).sized(
         vocab_size=vocab_size,

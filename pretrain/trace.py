@@ -47,9 +47,7 @@ def _operators(done: Any, on_gpu: bool) -> str:
     events = [event for event in done.key_averages() if event.device_type == DeviceType.CPU]
     num_steps = sum(event.count for event in events if event.key.startswith("ProfilerStep"))
     kind = "GPU" if on_gpu else "CPU"
-    times = {
-        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events
-    }
+    times = {event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events}
     total = sum(times.values()) or 1.0
     calls = {event.key: event.count for event in events}
     rows = [

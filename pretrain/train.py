@@ -77,9 +77,7 @@ def _with_engine(settings: TrainConfig) -> TrainConfig:
         kind = "deepspeed" if count > 1 or wanted.zero is not None else "torch"
     if kind == "torch":
         if count > 1:
-            raise ConfigError(
-                f"--engine.kind torch runs in one process, here are {count}; start it without a launcher"
-            )
+            raise ConfigError(f"--engine.kind torch runs in one process, here are {count}; start it without a launcher")
         return config.with_values(settings, {"engine.kind": kind})
     require_deepspeed()
     if batch.sequences % (count * (batch.microbatch or 1)):
@@ -91,9 +89,7 @@ def _with_engine(settings: TrainConfig) -> TrainConfig:
     zero = wanted.zero or 0
     values: dict[str, Any] = {"engine.kind": kind, "engine.zero": zero}
     if zero and settings.optim.optimizer == "muon" and settings.optim.clip_norm:
-        console.note(
-            "gradients are not clipped: at ZeRO 1-3 DeepSpeed's own Muon would clip its updates instead"
-        )
+        console.note("gradients are not clipped: at ZeRO 1-3 DeepSpeed's own Muon would clip its updates instead")
         values["optim.clip_norm"] = 0
     return config.with_values(settings, values)
 
@@ -223,9 +219,7 @@ def _roll_back(session: Session, folder: RunFolder) -> None:
         RunFailed: there is none yet.
     """
     step, tried = session.counters.step, session.rolled_back_to
-    if tried is not None and any(
-        checkpoints.step_of(c) < tried for c in checkpoints.listed(folder.checkpoints)
-    ):
+    if tried is not None and any(checkpoints.step_of(c) < tried for c in checkpoints.listed(folder.checkpoints)):
         checkpoints.drop_after(folder.checkpoints, tried - 1)  # it did not help: its weights are no good
     good = checkpoints.newest_whole(folder.checkpoints) if folder.checkpoints.is_dir() else None
     good = processes.same(good)

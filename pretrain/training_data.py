@@ -49,6 +49,4 @@ class TrainingData:
         """The validation split in windows of a run's context, as many at once as in its microbatch."""
         lengths = np.array([len(piece) for piece in self.tokenizer.token_bytes()])
         batch = settings.batch.microbatch or settings.batch.sequences
-        return Validation(
-            self.validation, settings.model.context, lengths, settings.run.device, evaluation, batch
-        )
+        return Validation(self.validation, settings.model.context, lengths, settings.run.device, evaluation, batch)

@@ -60,11 +60,7 @@ class Validation:
         model.eval()
         nats = text_nats = 0.0
         tokens = text_bytes = 0
-        with (
-            torch.no_grad(),
-            processes.lockstep(),
-            progress("validation", count * self._context, "tokens") as bar,
-        ):
+        with torch.no_grad(), processes.lockstep(), progress("validation", count * self._context, "tokens") as bar:
             for start in range(0, count, self._batch * processes.size()):
                 mine = start + self._batch * processes.rank()
                 ids_BT, targets_BT = self._windows(windows[mine : mine + self._batch])

@@ -6,15 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from eval.intervals import (
-    Difference,
-    Estimate,
-    clustered_proportion,
-    mean_of,
-    paired_difference,
-    proportion,
-    ratio,
-)
+from eval.intervals import Difference, Estimate, clustered_proportion, mean_of, paired_difference, proportion, ratio
 from eval.metrics.calibration_error import calibration_error, reliability
 from fledge.data.preferences import Pair
 
@@ -27,9 +19,7 @@ class Agreement:
 
     accuracy: Estimate
     length_matched: Estimate  # only pairs whose lengths in characters differ by at most MATCHED
-    length_balanced: (
-        Estimate  # pairs whose longer answer was chosen, and the others, count alike: length gets 1/2
-    )
+    length_balanced: Estimate  # pairs whose longer answer was chosen, and the others, count alike: length gets 1/2
 
 
 def agreement(pairs: Sequence[Pair], margin_N: np.ndarray) -> Agreement:

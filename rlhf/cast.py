@@ -63,9 +63,7 @@ class Cast:
         scoring.announce(reward, tokenizer)
         gold = scoring.open_reward(settings.gold, place) if settings.gold else None
         room = generation.context_of(model) - settings.sampling.max_new_tokens
-        asked = prompts.read(
-            settings.prompts, tokenizer, room, settings.validation.share, settings.max_bad_share
-        )
+        asked = prompts.read(settings.prompts, tokenizer, room, settings.validation.share, settings.max_bad_share)
         if settings.lora.rank:
             parts = _sharing(settings, model)
         else:
@@ -79,9 +77,7 @@ class Cast:
             reward=reward,
             gold=gold,
             prompts=asked,
-            stop_ids=vocabulary.stop_ids(tokenizer)
-            if tokenizer.chat_template
-            else (tokenizer.end_of_text_id,),
+            stop_ids=vocabulary.stop_ids(tokenizer) if tokenizer.chat_template else (tokenizer.end_of_text_id,),
             sampler=copy.deepcopy(model).to(torch.bfloat16) if is_bfloat16 else None,
         )
 
@@ -93,9 +89,7 @@ class Cast:
         actor = nn.ParameterList(p for p in self.policy.model.parameters() if p.requires_grad)
         self.trunk.wear(CRITIC)
         critic = nn.ParameterList(p for p in self.critic.parameters() if p.requires_grad)
-        return actor.requires_grad_(
-            True
-        ), critic  # both, for the engines to see; whoever is worn next changes that
+        return actor.requires_grad_(True), critic  # both, for the engines to see; whoever is worn next changes that
 
     def final_model(self) -> Any:
         """The policy's model, with its adapter in its weights."""
@@ -151,9 +145,7 @@ class Cast:
         scores = self.reward.score([one.row for one in asked], [text for _, text in written])
         with self._forward():
             references = self.reference.scored(answers)
-            values = (
-                self.critic.scored(answers) if with_values else [torch.zeros(len(a)) for a in answers.answers]
-            )
+            values = self.critic.scored(answers) if with_values else [torch.zeros(len(a)) for a in answers.answers]
         mine = [
             Episode(
                 prompt=one.ids,

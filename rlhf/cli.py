@@ -4,13 +4,6 @@ from fledge.options import StageGroup
 
 cli = StageGroup(
     "rlhf",
-    [
-        "reward",
-        "score",
-        "ppo",
-        "dpo",
-        "grpo",
-        "compare",
-    ],
+    ["reward", "score", "ppo", "dpo", "grpo", "compare"],
     help="Reward models, PPO, DPO, GRPO, and their comparison.",
 )

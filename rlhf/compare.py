@@ -142,10 +142,7 @@ def _draw(result: dict[str, Any], against: Standing, file: Path) -> None:
     policies = result["policies"]
     end = max(result["frontier"][-1]["kl"], *(line["kl"]["value"] for line in policies))
     curve = against.curve(end * np.linspace(0, 1, CURVE_POINTS) ** 2)
-    labels = {
-        "gain": f"reward gained: {result['reward']}",
-        "gold_gain": f"gold reward gained: {result['gold']}",
-    }
+    labels = {"gain": f"reward gained: {result['reward']}", "gold_gain": f"gold reward gained: {result['gold']}"}
     labels = {key: label for key, label in labels.items() if key in policies[0]}
     plots.reward_by_kl(
         {label: [one | one[key] for one in curve] for key, label in labels.items()},
@@ -220,7 +217,5 @@ def _cell(number: Number | None, scale: int = 1) -> str:
     """A value and its interval, to be read."""
     if number is None or number["value"] is None:
         return ""
-    value, low, high = (
-        "?" if n is None else f"{scale * n:.{0 if scale == 100 else 3}f}" for n in number.values()
-    )
+    value, low, high = ("?" if n is None else f"{scale * n:.{0 if scale == 100 else 3}f}" for n in number.values())
     return f"{value} ({low} to {high})"

@@ -15,18 +15,14 @@ class RolloutConfig(Config):
     """The answers that a step learns from."""
 
     episodes: int = Field(128, ge=2, description="answers a step", json_schema_extra={"unit": "episodes"})
-    at_once: int = Field(
-        128, ge=1, description="answers written side by side", json_schema_extra={"unit": "episodes"}
-    )
+    at_once: int = Field(128, ge=1, description="answers written side by side", json_schema_extra={"unit": "episodes"})
 
 
 class PpoBatchConfig(Config):
     """How often, and in what portions, the answers of a step are learned from."""
 
     epochs: int = Field(4, ge=1, description="passes over the answers of a step")
-    minibatch: int = Field(
-        32, ge=1, description="answers an optimizer update", json_schema_extra={"unit": "episodes"}
-    )
+    minibatch: int = Field(32, ge=1, description="answers an optimizer update", json_schema_extra={"unit": "episodes"})
     microbatch: int = Field(
         32, ge=1, description="answers in one forward and backward", json_schema_extra={"unit": "episodes"}
     )
@@ -38,10 +34,7 @@ class PpoOptimConfig(Config):
     learning_rate: float = Field(3e-5, gt=0, description="of the policy, the peak")
     critic_learning_rate: float = Field(1e-4, gt=0, description="of the critic, the peak")
     critic_warmup: int = Field(
-        0,
-        ge=0,
-        description="first steps, in which the critic alone learns",
-        json_schema_extra={"unit": "steps"},
+        0, ge=0, description="first steps, in which the critic alone learns", json_schema_extra={"unit": "steps"}
     )
     schedule: Literal["constant", "linear"] = Field(
         "linear", description="learning rates stay, or fall to 0 at the last step"
@@ -55,9 +48,7 @@ class ClipConfig(Config):
     """How far one step may move policy and critic."""
 
     ratio: float = Field(0.2, gt=0, description="beyond 1 +- this a probability ratio earns nothing more")
-    value: float = Field(
-        0.2, ge=0, description="beyond this from the old value a critic earns nothing more; 0: free"
-    )
+    value: float = Field(0.2, ge=0, description="beyond this from the old value a critic earns nothing more; 0: free")
     stop_kl: float = Field(
         0.0,
         ge=0,
@@ -78,21 +69,12 @@ class AdvantageConfig(Config):
 class KlConfig(Config):
     """The price of leaving the reference."""
 
-    weight: float = Field(
-        0.05, ge=0, description="beta, reward a nat; the first one where it is led to a target"
-    )
-    estimator: Literal["k1", "k3"] = Field(
-        "k1", description="of each token's KL in the reward; see rlhf/kl.py"
-    )
+    weight: float = Field(0.05, ge=0, description="beta, reward a nat; the first one where it is led to a target")
+    estimator: Literal["k1", "k3"] = Field("k1", description="of each token's KL in the reward; see rlhf/kl.py")
     target: float = Field(
-        0.0,
-        ge=0,
-        description="the weight is led to this KL; 0: it is fixed",
-        json_schema_extra={"unit": "nats"},
+        0.0, ge=0, description="the weight is led to this KL; 0: it is fixed", json_schema_extra={"unit": "nats"}
     )
-    horizon: int = Field(
-        2000, ge=1, description="how slowly it is led", json_schema_extra={"unit": "episodes"}
-    )
+    horizon: int = Field(2000, ge=1, description="how slowly it is led", json_schema_extra={"unit": "episodes"})
     budget: float = Field(
         0.0,
         ge=0,
@@ -142,10 +124,7 @@ class RlEngineConfig(Config):
     )
     zero: int | None = Field(None, ge=0, le=2, description="DeepSpeed's ZeRO stage; none: 0")
     patience: float = Field(
-        45.0,
-        gt=0,
-        description="until a process without progress is given up",
-        json_schema_extra={"unit": "s"},
+        45.0, gt=0, description="until a process without progress is given up", json_schema_extra={"unit": "s"}
     )
 
 
@@ -172,15 +151,12 @@ class PpoConfig(CommandConfig):
     distributed: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     reward: str = Field(
         description="a reward model's folder, NAME or NAME:ARGUMENT of rlhf/rewards, or a file with score()"
     )
     prompts: list[str] = Field(
-        min_length=1,
-        description="rows with prompt, messages or instruction: files, folders, globs; repeatable",
+        min_length=1, description="rows with prompt, messages or instruction: files, folders, globs; repeatable"
     )
     plain_prompts: bool = Field(
         False, description="prompts are text to go on with; the model's chat template is left away for good"
@@ -188,9 +164,7 @@ class PpoConfig(CommandConfig):
     gold: str | None = Field(
         None, description="a second reward that is measured and never learned from: shows over-optimisation"
     )
-    max_bad_share: float = Field(
-        0.01, ge=0, le=1, description="of rows without a prompt that are passed over"
-    )
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="of rows without a prompt that are passed over")
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
     batch: PpoBatchConfig = PpoBatchConfig()
@@ -221,14 +195,9 @@ class CompareSamplingConfig(Config):
     reference: int = Field(
         256, ge=20, description="answers of the reference a prompt", json_schema_extra={"unit": "answers"}
     )
-    policy: int = Field(
-        16, ge=1, description="answers of each run a prompt", json_schema_extra={"unit": "answers"}
-    )
+    policy: int = Field(16, ge=1, description="answers of each run a prompt", json_schema_extra={"unit": "answers"})
     max_new_tokens: int = Field(
-        0,
-        ge=0,
-        description="an answer; 0: as the runs were trained, else 64",
-        json_schema_extra={"unit": "tokens"},
+        0, ge=0, description="an answer; 0: as the runs were trained, else 64", json_schema_extra={"unit": "tokens"}
     )
     temperature: float = Field(
         0.0, ge=0, description="of sampling and log-probabilities; 0: as the runs were trained, else 1"
@@ -277,9 +246,7 @@ class CompareConfig(CommandConfig):
     best_of: list[int] = Field([2, 4, 16], description="n of best-of-n; repeatable")
     sampling: CompareSamplingConfig = CompareSamplingConfig()
     seed: int = Field(0, ge=0, description="of the answers and of the intervals")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 
     @model_validator(mode="after")
     def _is_possible(self) -> "CompareConfig":
@@ -302,12 +269,9 @@ class RewardConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     data: list[str] = Field(
-        min_length=1,
-        description="preferences: files, folders, globs, hub names, village:preferences; repeatable",
+        min_length=1, description="preferences: files, folders, globs, hub names, village:preferences; repeatable"
     )
     max_bad_share: float = Field(
         0.01,
@@ -324,9 +288,7 @@ class RewardConfig(CommandConfig):
         json_schema_extra={"unit": "ratio"},
     )
     margin: float = Field(
-        0.0,
-        ge=0,
-        description="times a pair's preference_strength: by what the chosen answer should lead; 0: not used",
+        0.0, ge=0, description="times a pair's preference_strength: by what the chosen answer should lead; 0: not used"
     )
     center_rewards: float = Field(
         0.01, ge=0, description="weight of the squared sum of both rewards in the loss: keeps them around 0"
@@ -358,13 +320,9 @@ class ScoreConfig(CommandConfig):
         description="a reward model's run or folder, a shipped reward's name or a .py file, as in PPO's --reward",
         json_schema_extra={"argument": True},
     )
-    input: list[str] = Field(
-        min_length=1, description="rows to score: files, folders, globs, hub names; repeatable"
-    )
+    input: list[str] = Field(min_length=1, description="rows to score: files, folders, globs, hub names; repeatable")
     answer_field: str = Field(
         "answer", description="column of the answer; rows without it: the completion, or the last message"
     )
     out: str | None = Field(None, description="file for the scores; none: shown")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps, else cpu"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")

@@ -160,11 +160,7 @@ def _over_optimisation(lines: Sequence[Line], settings: PpoConfig) -> str:
     """The reward that is learned from rises while one that is not falls from its best, both by more than noise."""
     name, kind, cause = "validation_gold_reward", "gold reward", "the policy exploits the reward"
     if not any(name in line for line in lines):
-        name, kind, cause = (
-            "validation_reward",
-            "held-out reward",
-            "the policy knows the training prompts by heart",
-        )
+        name, kind, cause = ("validation_reward", "held-out reward", "the policy knows the training prompts by heart")
     checks = [n for n, line in enumerate(lines) if f"{name}_error" in line]
     if not checks:
         return ""

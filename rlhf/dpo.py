@@ -67,14 +67,10 @@ def run(settings: DpoConfig, folder: RunFolder) -> dict[str, Any]:
     pupil = Pupil.open(settings)
     length = settings.max_length or min(pupil.context, MAX_LENGTH)
     if length > pupil.context:
-        raise ConfigError(
-            f"--max-length {length}: the model's context is {pupil.context} tokens; give at most that"
-        )
+        raise ConfigError(f"--max-length {length}: the model's context is {pupil.context} tokens; give at most that")
     data = preferences.read(settings.data, settings.validation.share, settings.max_bad_share)
     train = examples_of(pupil.tokenizer, pupil.stop_ids[0], data.train, length)
-    held_out = examples_of(
-        pupil.tokenizer, pupil.stop_ids[0], data.held_out[: settings.validation.pairs], length
-    )
+    held_out = examples_of(pupil.tokenizer, pupil.stop_ids[0], data.held_out[: settings.validation.pairs], length)
     asked = _asked(pupil, data.held_out)
     settings = pupil.settings = trainer_bridge.resolved(settings, len(train.examples))
     folder.freeze(settings)
@@ -129,8 +125,7 @@ def examples_of(tokenizer: TextTokenizer, stop_id: int, pairs: Sequence[Pair], m
         for pair in pairs:
             prompt = prompts.ids_of(pair.prompt, tokenizer)
             chosen, rejected = (
-                _answer_ids(tokenizer, stop_id, pair, answer, prompt)
-                for answer in (pair.chosen, pair.rejected)
+                _answer_ids(tokenizer, stop_id, pair, answer, prompt) for answer in (pair.chosen, pair.rejected)
             )
             room = max_length - max(len(chosen), len(rejected))
             kept = min(len(prompt), max(room, round(PROMPT_SHARE * max_length), 1))
@@ -150,9 +145,7 @@ def examples_of(tokenizer: TextTokenizer, stop_id: int, pairs: Sequence[Pair], m
     return Examples(examples, cut_prompts, cut_answers, dropped)
 
 
-def _answer_ids(
-    tokenizer: TextTokenizer, stop_id: int, pair: Pair, answer: str, prompt: Sequence[int]
-) -> list[int]:
+def _answer_ids(tokenizer: TextTokenizer, stop_id: int, pair: Pair, answer: str, prompt: Sequence[int]) -> list[int]:
     """What the policy would have had to write for this answer, with the id that ends it."""
     if tokenizer.chat_template is None:
         return [*tokenizer.encode(answer), stop_id]
@@ -291,9 +284,7 @@ def _finish(
     plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", levels, "loss", "nats/pair")
     best = [sample for sample in folder.samples() if sample["step"] == progress.best_step]
     text = [f"# {folder.path}", "", *(f"- {line}" for line in lines), *table(best), ""]
-    folder.write_summary(
-        "\n".join([*text, f"Talk to it: fledge chat {folder.path}; curve: {folder.path}/loss.png"])
-    )
+    folder.write_summary("\n".join([*text, f"Talk to it: fledge chat {folder.path}; curve: {folder.path}/loss.png"]))
     return result
 
 
@@ -342,7 +333,5 @@ def _lines(settings: DpoConfig, result: dict[str, Any]) -> list[str]:
         f"{result['pairs']} pairs, {console.format_count(result['tokens'])} tokens read in {result['steps']} steps",
     ]
     if result["validation_loss"] >= result["validation_loss_before"]:
-        lines.append(
-            "the held-out loss did not fall: this model knows no better than its parent what is preferred"
-        )
+        lines.append("the held-out loss did not fall: this model knows no better than its parent what is preferred")
     return lines + published.sentences(result)

@@ -63,13 +63,7 @@ class Judges:
 
 
 def draw(
-    model: Any,
-    asked: Sequence[Asked],
-    num: int,
-    sampling: Sampling,
-    tokenizer: TextTokenizer,
-    at_once: int,
-    who: str,
+    model: Any, asked: Sequence[Asked], num: int, sampling: Sampling, tokenizer: TextTokenizer, at_once: int, who: str
 ) -> list[list[tuple[Completion, str]]]:
     """`num` answers to each prompt, with their texts; how many are written at once changes none of them."""
     found: list[list[tuple[Completion, str]]] = [[] for _ in asked]
@@ -119,8 +113,7 @@ def judge(
                     "has_stopped": has_stopped,
                     "kl": nats - reference_nats,
                     "reference_nats": reference_nats,
-                    "reward": np.array(judges.reward.score(same, texts))
-                    - judges.unfinished_penalty * ~has_stopped,
+                    "reward": np.array(judges.reward.score(same, texts)) - judges.unfinished_penalty * ~has_stopped,
                 }
                 | ({"gold": np.array(judges.gold.score(same, texts))} if judges.gold else {})
             )

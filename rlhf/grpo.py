@@ -31,9 +31,7 @@ def run(settings: GrpoConfig, folder: RunFolder) -> dict[str, Any]:
     """Train a model in a run folder; see GrpoConfig."""
     pupil = Pupil.open(settings)
     room = pupil.context - settings.sampling.max_new_tokens
-    asked = prompts.read(
-        settings.prompts, pupil.tokenizer, room, settings.validation.share, settings.max_bad_share
-    )
+    asked = prompts.read(settings.prompts, pupil.tokenizer, room, settings.validation.share, settings.max_bad_share)
     settings = pupil.settings = _resolved(settings, len(asked.train))
     reward = scoring.open_reward(settings.reward, settings.run.device)
     scoring.announce(reward, pupil.tokenizer)
@@ -216,9 +214,7 @@ def _finish(
         (partial / "README.md").write_text(card, encoding="utf-8")
     plots.reinforcement(read_metrics(folder.path), folder.path / "reward.png")
     text = [f"# {folder.path}", "", *(f"- {line}" for line in lines), *table(after["samples"]), ""]
-    folder.write_summary(
-        "\n".join([*text, f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"])
-    )
+    folder.write_summary("\n".join([*text, f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"]))
     return result
 
 

@@ -74,9 +74,7 @@ class Learner:
 
         def loss(some: Sequence[int]) -> Tensor:
             logprob_M, entropy_M = self._policy.logprobs(lesson.answers.rows(some))
-            old_M, advantage_M = (
-                lesson.of(some, name, self._policy.device) for name in ("logprob_BN", "advantage_BN")
-            )
+            old_M, advantage_M = (lesson.of(some, name, self._policy.device) for name in ("logprob_BN", "advantage_BN"))
             part = losses.policy_loss(logprob_M, old_M, advantage_M, self._settings.clip.ratio)
             found.append((part, entropy_M.detach().sum()))
             total = part.total
@@ -87,10 +85,7 @@ class Learner:
         result = self._session.actor.update(self._portions(lesson, rows, loss))
         self._require_finite("policy", result.is_finite)
         clipped, kl_old, entropy = processes.total(
-            *(
-                float(sum(values))
-                for values in zip(*((p.clipped, p.kl_old, e) for p, e in found), strict=True)
-            )
+            *(float(sum(values)) for values in zip(*((p.clipped, p.kl_old, e) for p, e in found), strict=True))
         )
         if not learned.updates:
             learned.ratio_error = max(float(part.ratio_error) for part, _ in found)
@@ -128,10 +123,7 @@ class Learner:
         ordered = sorted(rows, key=lambda row: lengths[row])
         num = math.ceil(len(ordered) / (self._settings.batch.microbatch * processes.size()))
         portions = np.array_split(np.array(ordered), num)
-        return [
-            functools.partial(loss, portion[processes.rank() :: processes.size()].tolist())
-            for portion in portions
-        ]
+        return [functools.partial(loss, portion[processes.rank() :: processes.size()].tolist()) for portion in portions]
 
     def _require_finite(self, whose: str, is_finite: bool) -> None:
         if not is_finite:

@@ -16,9 +16,7 @@ class PolicyLoss:
     ratio_error: Tensor  # largest |ratio - 1|; 0 before the first update
 
 
-def policy_loss(
-    logprob_M: Tensor, old_logprob_M: Tensor, advantage_M: Tensor, clip_ratio: float = 0.2
-) -> PolicyLoss:
+def policy_loss(logprob_M: Tensor, old_logprob_M: Tensor, advantage_M: Tensor, clip_ratio: float = 0.2) -> PolicyLoss:
     """Raise the probability of tokens that did better than expected, at most to 1 + clip_ratio times the old one.
 
     -min(ratio A, clip(ratio, 1 - c, 1 + c) A), ratio = exp(new - old log-probability).

@@ -64,9 +64,7 @@ def _plain_values(settings: PpoConfig) -> PpoConfig:
                 f"--batch.minibatch {settings.batch.minibatch} can't be shared by {count} processes; use a multiple"
             )
     elif count > 1:
-        raise ConfigError(
-            f"--engine.kind torch runs in one process, here are {count}; start it without a launcher"
-        )
+        raise ConfigError(f"--engine.kind torch runs in one process, here are {count}; start it without a launcher")
     if kind == "deepspeed" and settings.lora.rank:
         raise ConfigError("--lora.rank: PPO with adapters runs on the plain engine, in one process")
     values: dict[str, Any] = {
@@ -82,9 +80,7 @@ def _check_disk(cast: Cast, folder: RunFolder) -> None:
     # Weights and two moments of policy and critic a checkpoint; one more while the oldest is not deleted, the best.
     size = 4 * sum(p.numel() for model in (cast.policy.model, cast.critic) for p in model.parameters())
     require_disk(
-        folder.path,
-        3 * size * (cast.settings.run.keep_checkpoints + 2) + size,
-        "the checkpoints and the model",
+        folder.path, 3 * size * (cast.settings.run.keep_checkpoints + 2) + size, "the checkpoints and the model"
     )
 
 
@@ -163,9 +159,7 @@ def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
             is_spent = 0 < settings.kl.budget < metrics["kl"]
             if is_spent:
                 counters.stopped_early_at = counters.step
-                console.note(
-                    f"step {counters.step}: the KL budget of {settings.kl.budget:g} nats is spent; stopping"
-                )
+                console.note(f"step {counters.step}: the KL budget of {settings.kl.budget:g} nats is spent; stopping")
             is_last = counters.step == steps or is_spent
             is_best = False
             if counters.step % settings.validation.every == 0 or is_last:
@@ -328,9 +322,7 @@ def _take_best(session: Session, folder: RunFolder) -> None:
     checkpoint = folder.checkpoints / checkpoints.name_of(best)
     problem = checkpoints.damage(checkpoint)
     if problem:
-        console.warn(
-            f"{checkpoint}: {problem}; the model has the weights of the last step instead of the best"
-        )
+        console.warn(f"{checkpoint}: {problem}; the model has the weights of the last step instead of the best")
     else:
         session.restore_actor(checkpoint)
 

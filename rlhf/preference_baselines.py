@@ -15,8 +15,7 @@ def margins(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, np.ndarray
 def _length_only(train: Sequence[Pair], test: Sequence[Pair]) -> np.ndarray:
     """Characters more, or fewer where the shorter answer is more often chosen in training."""
     leads_N, found_N = (
-        np.array([len(pair.chosen) - len(pair.rejected) for pair in part], dtype=float)
-        for part in (train, test)
+        np.array([len(pair.chosen) - len(pair.rejected) for pair in part], dtype=float) for part in (train, test)
     )
     return found_N if np.sign(leads_N).sum() >= 0 else -found_N
 

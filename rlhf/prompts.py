@@ -38,11 +38,7 @@ class Prompts:
 
 
 def read(
-    inputs: Sequence[str],
-    tokenizer: TextTokenizer,
-    room: int,
-    held_out_share: float,
-    max_bad_share: float = 0.01,
+    inputs: Sequence[str], tokenizer: TextTokenizer, room: int, held_out_share: float, max_bad_share: float = 0.01
 ) -> Prompts:
     """Read prompts from rows that have `prompt`, `messages` or `instruction`; see `fledge.data.prompts`.
 

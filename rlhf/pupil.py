@@ -98,9 +98,7 @@ class Pupil:
 
     # --- what it answers ---
 
-    def write(
-        self, model: nn.Module, prompts: Sequence[Sequence[int]], *occasion: Any, at_once: int = 64
-    ) -> Any:
+    def write(self, model: nn.Module, prompts: Sequence[Sequence[int]], *occasion: Any, at_once: int = 64) -> Any:
         """Answers to prompts of ids, each a completion and its text.
 
         Args:

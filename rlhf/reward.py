@@ -50,14 +50,10 @@ def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
     data = preferences.read(settings.data, settings.test_share, settings.max_bad_share)
     train, validation = preferences.split(data.train, settings.validation.share, settings.test_share)
     if not train:
-        raise DataError(
-            f"{', '.join(settings.data)}: nothing to train on; give pairs for three prompts or more"
-        )
+        raise DataError(f"{', '.join(settings.data)}: nothing to train on; give pairs for three prompts or more")
     parts = Parts(train, validation, data.held_out)
     if settings.margin and not all(pair.strength is not None for pair in train):
-        raise DataError(
-            f"--margin {settings.margin:g}: not all pairs have a '{preferences.STRENGTH}'; take 0"
-        )
+        raise DataError(f"--margin {settings.margin:g}: not all pairs have a '{preferences.STRENGTH}'; take 0")
     torch.manual_seed(settings.run.seed)
     made = RewardModel(classifier.from_base(settings.model, ["reward"]))
     rows = encode(made, parts.train, settings.margin)
@@ -82,15 +78,11 @@ def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
     test = encode(made, parts.test)
     facts["cut"] = made.num_cut
     if made.num_cut:
-        console.warn(
-            f"{made.num_cut} answers with their prompts are longer than the context: beginnings left out"
-        )
+        console.warn(f"{made.num_cut} answers with their prompts are longer than the context: beginnings left out")
     reward_N2 = rewards(made, test)
     baselines = preference_baselines.margins(parts.train, parts.test)
     _write(folder, parts.test, reward_N2, baselines)
-    plots.loss_curve(
-        read_metrics(folder.path), folder.path / "loss.png", {"chance": np.log(2)}, "loss", "nats/pair"
-    )
+    plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", {"chance": np.log(2)}, "loss", "nats/pair")
     result = reward_verdict.give(folder, parts.test, reward_N2[:, 0] - reward_N2[:, 1], baselines, facts)
     _publish(folder, made, result)
     return result
@@ -99,11 +91,7 @@ def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
 def encode(made: RewardModel, pairs: Sequence[Pair], margin: float = 0.0) -> list[Row]:
     """The pairs as the model reads them; margins are this times a pair's strength."""
     return [
-        Row(
-            made.ids(pair.prompt, pair.chosen),
-            made.ids(pair.prompt, pair.rejected),
-            margin * (pair.strength or 0.0),
-        )
+        Row(made.ids(pair.prompt, pair.chosen), made.ids(pair.prompt, pair.rejected), margin * (pair.strength or 0.0))
         for pair in pairs
     ]
 
@@ -190,9 +178,7 @@ def _calibrate(made: RewardModel, rows: Sequence[Row]) -> float:
     return found
 
 
-def _write(
-    folder: RunFolder, pairs: Sequence[Pair], reward_N2: np.ndarray, baselines: dict[str, np.ndarray]
-) -> None:
+def _write(folder: RunFolder, pairs: Sequence[Pair], reward_N2: np.ndarray, baselines: dict[str, np.ndarray]) -> None:
     """Write what the model and the baselines say of each test pair."""
     lines = []
     for n, pair in enumerate(pairs):

@@ -51,9 +51,7 @@ def give(
         "length_balanced": asdict(own.length_balanced),
         "margin": asdict(agreement.mean_margin(pairs, margin_N)),
         "ece": error,
-        "baselines": {
-            name: {shown: getattr(found[name], shown).value for shown in SHOWN} for name in baselines
-        },
+        "baselines": {name: {shown: getattr(found[name], shown).value for shown in SHOWN} for name in baselines},
         "best_baseline": best,
         "difference": asdict(difference),
         "beats_baseline": verdict.beats(difference),
@@ -67,9 +65,7 @@ def give(
 def sentences(result: dict[str, Any]) -> list[str]:
     """The results, for summary and model card."""
     low, high = result["intervals"]["accuracy"]
-    margin, matched, balanced = (
-        Estimate(**result[name]) for name in ("margin", "length_matched", "length_balanced")
-    )
+    margin, matched, balanced = (Estimate(**result[name]) for name in ("margin", "length_matched", "length_balanced"))
     lines = [
         f"accuracy {result['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {result['test_rows']} pairs of "
         f"{result['test_prompts']} prompts that were not trained on",
@@ -87,9 +83,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _summary(
-    folder: RunFolder, result: dict[str, Any], table: list[list[str]], mistakes: list[list[str]]
-) -> str:
+def _summary(folder: RunFolder, result: dict[str, Any], table: list[list[str]], mistakes: list[list[str]]) -> str:
     best = f", the weights are those of step {result['best_step']}" if result["best_step"] else ""
     facts = [
         f"{result['train_pairs']} pairs to train on, {result['validation_pairs']} to validate; "
@@ -97,9 +91,7 @@ def _summary(
         f"{result['steps']} steps{best}",
     ]
     if result["cut"]:
-        facts.append(
-            f"{result['cut']} answers with their prompts are longer than the context: beginnings left out"
-        )
+        facts.append(f"{result['cut']} answers with their prompts are longer than the context: beginnings left out")
     parts = [f"# {folder.path}", "\n".join(f"- {fact}" for fact in facts), "## Test"]
     parts += [console.table(table, ["reward", *SHOWN]), "\n".join(f"- {line}" for line in sentences(result))]
     if mistakes:

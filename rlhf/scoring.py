@@ -33,9 +33,7 @@ class Reward:
     path: Path | None  # the folder of the reward model or classifier; None: a plain function
     function: Score
     tokenizer: TextTokenizer | None = None  # of the reward model
-    identity: dict[str, Any] = field(
-        default_factory=dict
-    )  # for lineage: what it is, with the hash of its content
+    identity: dict[str, Any] = field(default_factory=dict)  # for lineage: what it is, with the hash of its content
 
     def score(self, rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[float]:
         """The reward of each answer to its row, in order; `prompt` in a row is text or messages.
@@ -55,23 +53,17 @@ class Reward:
             )
         for row, answer, value in zip(rows, answers, found, strict=True):
             if not _is_finite(value):
-                raise DataError(
-                    f"--reward {self.name}: {value!r}, no finite number, for {_told(row, answer)}"
-                )
+                raise DataError(f"--reward {self.name}: {value!r}, no finite number, for {_told(row, answer)}")
         return [float(value) for value in found]
 
-    def _of_one_row(
-        self, rows: Sequence[dict[str, Any]], answers: Sequence[str], whole: Exception
-    ) -> FledgeError:
+    def _of_one_row(self, rows: Sequence[dict[str, Any]], answers: Sequence[str], whole: Exception) -> FledgeError:
         """What was raised, with the first row that alone raises as well."""
         for row, answer in zip(rows, answers, strict=True):
             try:
                 self.function([row], [answer])
             except Exception as error:
                 return DataError(f"--reward {self.name}: {_said(error)}; for {_told(row, answer)}")
-        return DataError(
-            f"--reward {self.name}: {_said(whole)}; for {len(rows)} answers at once, for none alone"
-        )
+        return DataError(f"--reward {self.name}: {_said(whole)}; for {len(rows)} answers at once, for none alone")
 
 
 def open_reward(source: str, device: str = "cpu") -> Reward:
@@ -127,9 +119,7 @@ def _of_module(source: str, module: Any, file: Path, argument: str | None, devic
     if argument is None and hasattr(module, "score"):
         return Reward(source, None, module.score, identity=identity)
     if argument is None and hasattr(module, "check"):
-        return Reward(
-            source, None, lambda rows, answers: list(map(module.check, rows, answers)), identity=identity
-        )
+        return Reward(source, None, lambda rows, answers: list(map(module.check, rows, answers)), identity=identity)
     if not hasattr(module, "make"):
         problem = "has no function score(rows, answers)" if argument is None else f"takes no {argument!r}"
         raise DataError(f"--reward {source}: {file.name} {problem}")

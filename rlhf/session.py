@@ -14,9 +14,7 @@ from rlhf.config import PpoConfig
 from rlhf.kl import KLControl
 from rlhf.rollout import RewardScale
 
-ADAM_EPSILON = (
-    1e-5  # torch's 1e-8 lets the first updates jump: detail 3 of "The 37 implementation details of PPO"
-)
+ADAM_EPSILON = 1e-5  # torch's 1e-8 lets the first updates jump: detail 3 of "The 37 implementation details of PPO"
 
 
 @dataclass

@@ -26,9 +26,7 @@ class SharedTrunk:
         from transformers.pytorch_utils import Conv1D
 
         torch.manual_seed(seed)
-        layers = {
-            n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and "lm_head" not in n
-        }
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and "lm_head" not in n}
         names = {name.split(".")[-1] for name in layers}
         wanted = names if settings.targets == ["all-linear"] else set(settings.targets)
         if unknown := sorted(wanted - names):

@@ -105,15 +105,9 @@ class Standing:
             nearer = [other for other in baselines if other.kl.mean() <= point.kl.mean()]
             better = [other.name for other in nearer if self._is_less(point.reward, other.reward)]
             if better:
-                flags.append(
-                    f"{point.name} has less reward than {better[-1]}, which is no farther from the reference"
-                )
-            if self._is_less(self._reference.reward, point.reward) and self._is_less(
-                point.gold, self._reference.gold
-            ):
-                flags.append(
-                    f"{point.name} has more reward than the reference and less gold reward: over-optimised"
-                )
+                flags.append(f"{point.name} has less reward than {better[-1]}, which is no farther from the reference")
+            if self._is_less(self._reference.reward, point.reward) and self._is_less(point.gold, self._reference.gold):
+                flags.append(f"{point.name} has more reward than the reference and less gold reward: over-optimised")
         return flags
 
     def curve(self, kl_K: ndarray) -> list[dict[str, Any]]:

@@ -23,19 +23,14 @@ class AnsweredConfig(ValidationConfig):
         128, ge=2, description="answered before and after training", json_schema_extra={"unit": "prompts"}
     )
     samples: int = Field(
-        4,
-        ge=0,
-        description="of the answers kept in samples.jsonl at each check",
-        json_schema_extra={"unit": "prompts"},
+        4, ge=0, description="of the answers kept in samples.jsonl at each check", json_schema_extra={"unit": "prompts"}
     )
 
 
 class DpoValidationConfig(AnsweredConfig):
     """Held-out pairs, and answers to their prompts."""
 
-    pairs: int = Field(
-        256, ge=1, description="held-out pairs measured in a check", json_schema_extra={"unit": "pairs"}
-    )
+    pairs: int = Field(256, ge=1, description="held-out pairs measured in a check", json_schema_extra={"unit": "pairs"})
 
 
 class DpoLossConfig(Config):
@@ -46,9 +41,7 @@ class DpoLossConfig(Config):
         description="sigmoid: Rafailov et al. 2023, eq. 7; ipo: Azar et al. 2023; robust: Chowdhury et al. 2024",
     )
     beta: float = Field(0.1, gt=0, description="price of leaving the reference; ipo: its tau")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of pairs believed to be the wrong way round"
-    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs believed to be the wrong way round")
 
     @model_validator(mode="after")
     def _is_used(self) -> "DpoLossConfig":
@@ -68,9 +61,7 @@ class DpoConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     data: list[str] = Field(
         min_length=1,
         description="rows of prompt, chosen and rejected: files, folders, globs, village:WORLD/preferences; repeatable",
@@ -108,9 +99,7 @@ class GroupConfig(Config):
         json_schema_extra={"unit": "steps"},
     )
     passes: int = Field(1, ge=1, description="over a batch of answers")
-    at_once: int = Field(
-        128, ge=1, description="answers written side by side", json_schema_extra={"unit": "answers"}
-    )
+    at_once: int = Field(128, ge=1, description="answers written side by side", json_schema_extra={"unit": "answers"})
 
 
 class GrpoLossConfig(Config):
@@ -145,9 +134,7 @@ class GrpoConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(
-        description="a run, a model folder or a hub name", json_schema_extra={"argument": True}
-    )
+    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
     reward: str = Field(
         description="a reward model's folder, NAME or NAME:ARGUMENT of rlhf/rewards, or a file with score()"
     )

@@ -63,9 +63,7 @@ class TiktokenEncoder:
         numbers = set(special.values())
         ranks = {piece: n for n, piece in enumerate(tokenizer.token_bytes()) if n not in numbers and piece}
         # Without any special token its search for them stops at every character.
-        self.encoding = tiktoken.Encoding(
-            "fledge", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
-        )
+        self.encoding = tiktoken.Encoding("fledge", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text."""

@@ -32,9 +32,7 @@ class RenderedChat:
     is_supervised: list[bool]
 
 
-def render(
-    tokenizer: TextTokenizer, messages: Sequence[Message], add_generation_prompt: bool = False
-) -> RenderedChat:
+def render(tokenizer: TextTokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> RenderedChat:
     """Render messages with the tokenizer's chat template.
 
     Args:
@@ -59,9 +57,7 @@ def render(
         else:
             numbers, offsets = tokenizer.encode_with_offsets(text)
             ids += numbers
-            is_supervised += [
-                any(start < end_ and start_ < end for start_, end_ in learned) for start, end in offsets
-            ]
+            is_supervised += [any(start < end_ and start_ < end for start_, end_ in learned) for start, end in offsets]
     return RenderedChat(ids, is_supervised)
 
 
@@ -189,9 +185,7 @@ def _render_text(tokenizer: TextTokenizer, messages: Any, add_generation_prompt:
     template, environment = _compiled(str(tokenizer.chat_template))
     environment.globals["_marks"] = marks
     try:
-        return template.render(
-            messages=messages, add_generation_prompt=add_generation_prompt, **tokenizer.roles
-        )
+        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokenizer.roles)
     except jinja2.TemplateError as error:
         raise DataError(f"the chat template refuses these messages: {error}") from None
 

@@ -78,13 +78,7 @@ def _report(contenders: list[_Contender], num_bytes: dict[str, int]) -> dict[str
     console.result(console.table(rows, ["source", "bytes", *results]))
     console.result("")
     facts = [
-        [
-            name,
-            f"{v['vocab_size']:,}",
-            f"{v['unused']:,}",
-            f"{v['unused_share']:.1%}",
-            _round_trip(v["not_lossless"]),
-        ]
+        [name, f"{v['vocab_size']:,}", f"{v['unused']:,}", f"{v['unused_share']:.1%}", _round_trip(v["not_lossless"])]
         for name, v in results.items()
     ]
     console.result(console.table(facts, ["tokenizer", "vocabulary", "unused", "share", "round trip"]))

@@ -10,9 +10,7 @@ from fledge.config import CommandConfig
 class TextInputConfig(CommandConfig):
     """What every command that reads text has: the inputs, and how their rows become text."""
 
-    input: list[str] = Field(
-        min_length=1, description="file, folder, glob, hub name or village:WORLD/KIND; repeatable"
-    )
+    input: list[str] = Field(min_length=1, description="file, folder, glob, hub name or village:WORLD/KIND; repeatable")
     text_field: str = Field("text", min_length=1, description="field or column that holds the text of a row")
     html: bool = Field(False, description="that field holds HTML pages; keep their main text")
     max_bad_share: float = Field(
@@ -63,9 +61,7 @@ class ShowConfig(CommandConfig):
     )
     text: str | None = Field(None, description="the text to show")
     input: list[str] = Field([], description="show the first documents of these files")
-    chat: str | None = Field(
-        None, description='a file of {"messages": [...]} rows; learned tokens are coloured'
-    )
+    chat: str | None = Field(None, description='a file of {"messages": [...]} rows; learned tokens are coloured')
     max_tokens: int = Field(
         400, ge=1, description="shown of a text or conversation", json_schema_extra={"unit": "tokens"}
     )

@@ -42,15 +42,12 @@ def learn(kind: Kind, texts: Iterator[str], vocab_size: int) -> Tokenizer:
         DataError: the texts don't allow a vocabulary of that size.
     """
     if vocab_size < BASE_SIZE:
-        raise DataError(
-            f"--vocab-size {vocab_size}: needs at least {BASE_SIZE} (256 bytes and the special tokens)"
-        )
+        raise DataError(f"--vocab-size {vocab_size}: needs at least {BASE_SIZE} (256 bytes and the special tokens)")
     tokenizer = _LEARNERS[kind](texts, vocab_size)
     size = tokenizer.get_vocab_size()
     if size < vocab_size and kind != "char":
         raise DataError(
-            f"--vocab-size {vocab_size}: the text allows only {size}; "
-            f"give at most --vocab-size {size}, or more text"
+            f"--vocab-size {vocab_size}: the text allows only {size}; give at most --vocab-size {size}, or more text"
         )
     return tokenizer
 
@@ -70,10 +67,7 @@ def _trained(
 ) -> Tokenizer:
     """A tokenizer from one of the library's trainers, over bytes."""
     tokenizer = _pipeline(model, PRE_SPLIT)
-    settings |= {
-        "special_tokens": list(SPECIAL_TOKENS),
-        "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
-    }
+    settings |= {"special_tokens": list(SPECIAL_TOKENS), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, show_progress=False, **settings))
     return tokenizer
 

@@ -52,9 +52,7 @@ class Index:
 class ShardWriter:
     """Appends the documents of one split to its shard files in an unfinished folder."""
 
-    def __init__(
-        self, folder: Path, split: Split, tokenizer: TextTokenizer, shard_tokens: int = SHARD_TOKENS
-    ) -> None:
+    def __init__(self, folder: Path, split: Split, tokenizer: TextTokenizer, shard_tokens: int = SHARD_TOKENS) -> None:
         self._folder, self._split, self._shard_tokens = folder, split, shard_tokens
         self._end = tokenizer.end_of_text_id
         self._dtype = dtype_for(tokenizer.vocab_size)
@@ -141,12 +139,7 @@ class ShardWriter:
     def index(self) -> dict[str, Any]:
         """This split's part of `index.json`."""
         files = [{"file": self._path(n).name, "tokens": tokens} for n, tokens in enumerate(self._tokens)]
-        return {
-            "tokens": self.num_tokens,
-            "bytes": self.num_bytes,
-            "documents": self.num_documents,
-            "files": files,
-        }
+        return {"tokens": self.num_tokens, "bytes": self.num_bytes, "documents": self.num_documents, "files": files}
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
@@ -181,9 +174,7 @@ class TokenStream:
         self.num_tokens, self.num_bytes = split.num_tokens, split.num_bytes
         self.num_documents = split.num_documents
         self.end_of_text_id = int(index.tokenizer["end_of_text_id"])
-        self._shards = [
-            np.memmap(index.folder / entry["file"], dtype=index.dtype, mode="r") for entry in split.files
-        ]
+        self._shards = [np.memmap(index.folder / entry["file"], dtype=index.dtype, mode="r") for entry in split.files]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
 
     def __len__(self) -> int:
@@ -245,9 +236,7 @@ def read_index(path: str | Path) -> Index:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / INDEX}: damaged ({error}); prepare the shards again") from None
     if version != VERSION:
-        raise DataError(
-            f"{folder / INDEX}: version {version}, this fledge reads {VERSION}; prepare the shards again"
-        )
+        raise DataError(f"{folder / INDEX}: version {version}, this fledge reads {VERSION}; prepare the shards again")
     for split in splits.values():
         for entry in split.files:
             _check_shard(folder / entry["file"], entry["tokens"] * dtype.itemsize)
@@ -260,9 +249,7 @@ def _check_shard(path: Path, size: int) -> None:
     found = path.stat().st_size
     if found != size:
         what = "cut short" if found < size else "too long"
-        raise DataError(
-            f"{path}: {what} ({found} bytes, expected {size}); copy it again or prepare the shards again"
-        )
+        raise DataError(f"{path}: {what} ({found} bytes, expected {size}); copy it again or prepare the shards again")
 
 
 def open_split(path: str | Path, split: Split) -> TokenStream:
@@ -273,9 +260,7 @@ def open_split(path: str | Path, split: Split) -> TokenStream:
     """
     index = read_index(path)
     if split not in index.splits or not index.splits[split].num_tokens:
-        raise DataError(
-            f"{index.folder}: no text in the {split} split; prepare it with more text or another split"
-        )
+        raise DataError(f"{index.folder}: no text in the {split} split; prepare it with more text or another split")
     return TokenStream(index, index.splits[split])
 
 
@@ -289,12 +274,9 @@ def check_tokenizer(path: str | Path, tokenizer: TextTokenizer) -> None:
     if index.tokenizer["fingerprint"] == tokenizer.fingerprint:
         return
     sizes = (index.tokenizer["vocab_size"], tokenizer.vocab_size)
-    detail = (
-        f"vocabulary {sizes[0]}, expected {sizes[1]}" if sizes[0] != sizes[1] else "same size, other tokens"
-    )
+    detail = f"vocabulary {sizes[0]}, expected {sizes[1]}" if sizes[0] != sizes[1] else "same size, other tokens"
     raise DataError(
-        f"{index.folder}: made with another tokenizer ({detail}); "
-        "prepare the text again with the model's tokenizer"
+        f"{index.folder}: made with another tokenizer ({detail}); prepare the text again with the model's tokenizer"
     )
 
 

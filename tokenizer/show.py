@@ -79,11 +79,7 @@ def _print_title(title: str) -> None:
 
 
 def _print_tokens(
-    tokenizer: TextTokenizer,
-    ids: list[int],
-    is_supervised: list[bool],
-    max_tokens: int,
-    shows_ids: bool = False,
+    tokenizer: TextTokenizer, ids: list[int], is_supervised: list[bool], max_tokens: int, shows_ids: bool = False
 ) -> None:
     names = {number: name for name, number in tokenizer.special_ids.items()}
     table = tokenizer.token_bytes()

@@ -37,11 +37,7 @@ def run(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     sources = src.expand(config.input)
     sample = Sample(share_to_take(sources, config.sample_megabytes * 1e6))
     reader = TextReader(
-        sources,
-        config.text_field,
-        config.html,
-        config.max_bad_share,
-        on_reject=lambda reject: _count(sample, reject),
+        sources, config.text_field, config.html, config.max_bad_share, on_reject=lambda reject: _count(sample, reject)
     )
     inner = learn(config.kind, _sampled(reader, sample, config), config.vocab_size)
     tokenizer = TextTokenizer(inner, chat_template=default_chat_template())

@@ -34,6 +34,4 @@ def scores(row: dict[str, Any], answer: str) -> dict[str, float]:
 
 def cluster(row: dict[str, Any]) -> str:
     """Questions on one fact stand or fall together."""
-    return (
-        f"{row['person']}/{row['attribute']}" if row["task"] == "fact" else str(row["messages"][0]["content"])
-    )
+    return f"{row['person']}/{row['attribute']}" if row["task"] == "fact" else str(row["messages"][0]["content"])

@@ -16,9 +16,7 @@ def auroc(predictions: Sequence[float] | Sequence[Sequence[float]], references: 
     """
     from sklearn.metrics import roc_auc_score
 
-    areas = [
-        roc_auc_score(is_label, scores) for scores, is_label in one_against_rest(predictions, references)
-    ]
+    areas = [roc_auc_score(is_label, scores) for scores, is_label in one_against_rest(predictions, references)]
     return float(np.mean(areas)) if areas else float("nan")
 
 

@@ -8,9 +8,7 @@ from eval.metric_module import wrapped
 from eval.metrics.auroc import one_against_rest
 
 
-def average_precision(
-    predictions: Sequence[float] | Sequence[Sequence[float]], references: Sequence[int]
-) -> float:
+def average_precision(predictions: Sequence[float] | Sequence[Sequence[float]], references: Sequence[int]) -> float:
     """Precision averaged over recall, in [0, 1]; for guessing it is the share of the label.
 
     Arguments are those of `auroc`.

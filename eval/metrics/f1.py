@@ -5,9 +5,7 @@ from collections.abc import Hashable, Sequence
 from eval.metric_module import wrapped
 
 
-def f1(
-    predictions: Sequence[Hashable], references: Sequence[Hashable], positive: Hashable | None = None
-) -> float:
+def f1(predictions: Sequence[Hashable], references: Sequence[Hashable], positive: Hashable | None = None) -> float:
     """F1 of one label; or, without `positive`, the unweighted mean over all labels (macro F1).
 
     0 where a label is neither predicted nor true. F1 is 2 true positives / (predicted + true).

@@ -48,10 +48,7 @@ def pooled(items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> dict[s
 
 def _closeness(item: Item, text: str) -> dict[str, float]:
     reference = item.facts["reference"]
-    return {
-        "exact_match": float(exact_match.is_match(text, reference)),
-        "rouge_l": rouge_l.of_one(text, reference),
-    }
+    return {"exact_match": float(exact_match.is_match(text, reference)), "rouge_l": rouge_l.of_one(text, reference)}
 
 
 def _references(items: Sequence[Item]) -> list[str]:

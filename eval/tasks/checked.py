@@ -35,9 +35,7 @@ def find_check(name: str) -> Any:
         found = importlib.import_module(f"eval.checks.{name}")
     else:
         known = ", ".join(sorted(file.stem for file in CHECKS.glob("[!_]*.py")))
-        raise ConfigError(
-            f"'check: {name}': no such check; there are {known}, or a file of your own, my_check.py"
-        )
+        raise ConfigError(f"'check: {name}': no such check; there are {known}, or a file of your own, my_check.py")
     if not hasattr(found, "check") and not hasattr(found, "scores"):
         raise ConfigError(f"{name}: expected a function `check(row, answer)` in it")
     return found

@@ -39,8 +39,6 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
         )
         for example, guess, label, row in zip(examples, chosen, truth, probabilities, strict=True)
     ]
-    pooled = {
-        name: generated.pooled_estimate(metric, chosen, truth) for name, metric in (("f1", f1), ("mcc", mcc))
-    }
+    pooled = {name: generated.pooled_estimate(metric, chosen, truth) for name, metric in (("f1", f1), ("mcc", mcc))}
     most = max(truth.count(label) for label in set(truth)) / len(truth)
     return Scores(items, {"accuracy": most, "mcc": 0.0}, pooled, settings={"num_cut": model.encoder.num_cut})

@@ -35,10 +35,7 @@ def item(row: Row, task: TaskConfig) -> Item:
 def score(item: Item, answers: Sequence[Answer]) -> dict[str, float | Ratio]:
     """Whether the model would write it, and what it costs."""
     (answer,) = answers
-    return {
-        "accuracy": float(answer.is_greedy),
-        "bits_per_byte": Ratio(-answer.nats / log(2), item.facts["num_bytes"]),
-    }
+    return {"accuracy": float(answer.is_greedy), "bits_per_byte": Ratio(-answer.nats / log(2), item.facts["num_bytes"])}
 
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:

@@ -37,9 +37,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     manager = TaskManager(include_path=folders or None, include_defaults=not folders)
     if name not in manager.all_tasks:
         raise ConfigError(f"--task lm-eval:{name}: lm-evaluation-harness knows no such task")
-    found = simple_evaluate(
-        model=_adapter(subject), tasks=[name], task_manager=manager, limit=limit, bootstrap_iters=0
-    )
+    found = simple_evaluate(model=_adapter(subject), tasks=[name], task_manager=manager, limit=limit, bootstrap_iters=0)
     items, higher = [], found["higher_is_better"]
     for part, samples in found["samples"].items():
         for sample in samples:

@@ -38,10 +38,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     lengths = [len(answer) for answer in answers]
     items = [
         ItemScore(
-            f"{folder}: token {start}",
-            "shards",
-            "",
-            {"longest_run": float(run), "recited": run / max(1, length)},
+            f"{folder}: token {start}", "shards", "", {"longest_run": float(run), "recited": run / max(1, length)}
         )
         for start, run, length in zip(starts, runs, lengths, strict=True)
     ]

@@ -22,11 +22,7 @@ def item(row: Row, task: TaskConfig) -> Item:
         DataError: the choices are no list of texts, or gold is none of them.
     """
     choices = row.values["choices"]
-    if (
-        not isinstance(choices, list)
-        or len(choices) < 2
-        or not all(isinstance(c, str) and c for c in choices)
-    ):
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
         raise DataError(f"{row.where}: 'choices' must be a list of two texts or more, none of them empty")
     gold = gold_of(row, len(choices), choices)
     context, delimiter = context_of(row, task, str(row.values["query"]))

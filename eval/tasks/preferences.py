@@ -53,9 +53,7 @@ def _of_dialogues(row: Row, task: TaskConfig, chosen: str, rejected: str) -> tup
     if not task.chat:
         return prompt, prompt, [f" {answer}" for answer in answers]
     names = {"Human": "user", "Assistant": "assistant"}
-    messages = [
-        {"role": names[role], "content": text.strip()} for role, text in zip(roles, said, strict=False)
-    ]
+    messages = [{"role": names[role], "content": text.strip()} for role, text in zip(roles, said, strict=False)]
     return prompt, tuple(messages), answers
 
 

@@ -53,9 +53,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     return Scores(items, baselines, settings=settings, ceilings=ceilings)
 
 
-def _item(
-    world: World, text: str, offsets: list[tuple[int, int]], bits_N: np.ndarray, where: str
-) -> ItemScore:
+def _item(world: World, text: str, offsets: list[tuple[int, int]], bits_N: np.ndarray, where: str) -> ItemScore:
     """One story: its bits, how far they lie below the grammar floor, and the bits of its facts."""
     num_bytes, bits = len(text.encode()), float(bits_N.sum())
     grammar, known = (-f(world, text) / log(2) for f in (floors.log_prob_grammar, floors.log_prob))

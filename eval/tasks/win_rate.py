@@ -46,9 +46,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
                 **generated.beside(answer),
             },
         )
-        for row, prompt, reward, other, answer in zip(
-            found, prompts, rewards, other_rewards, answers, strict=True
-        )
+        for row, prompt, reward, other, answer in zip(found, prompts, rewards, other_rewards, answers, strict=True)
     ]
     baselines = {"win_rate": 0.5, "reward": sum(other_rewards) / len(other_rewards)}
     settings = {"against": task.against or "the data's answers", "reward_model": task.reward_model}
@@ -67,7 +65,5 @@ def _others(prompts: list[Prompt], task: TaskConfig, where: list[str], subject: 
         return [a.text for a in other.generate([generated.request(prompt, task) for prompt in prompts])]
     for prompt, place in zip(prompts, where, strict=True):
         if prompt.reference is None:
-            raise DataError(
-                f"{place}: no answer in the data to compare with; name a model with 'against: RUN'"
-            )
+            raise DataError(f"{place}: no answer in the data to compare with; name a model with 'against: RUN'")
     return [str(prompt.reference) for prompt in prompts]

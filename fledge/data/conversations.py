@@ -130,9 +130,7 @@ def normalised(text: str) -> str:
 @functools.cache
 def formats() -> dict[str, ModuleType]:
     """The modules in this folder that make conversations of rows."""
-    modules = {
-        m.name: importlib.import_module(f"fledge.data.{m.name}") for m in pkgutil.iter_modules(data.__path__)
-    }
+    modules = {m.name: importlib.import_module(f"fledge.data.{m.name}") for m in pkgutil.iter_modules(data.__path__)}
     return {name: module for name, module in modules.items() if hasattr(module, "to_messages")}
 
 

@@ -53,9 +53,7 @@ def read(inputs: Sequence[str], max_bad_share: float = 0.01) -> Labelled:
             examples.setdefault((example.text, example.text_pair, example.label), example)
     rows.check_share(rejects, len(read_rows.rows), max_bad_share)
     kept = list(examples.values())
-    return Labelled(
-        kept, _labels(kept), read_rows.sources, len(read_rows.rows) - len(rejects) - len(examples)
-    )
+    return Labelled(kept, _labels(kept), read_rows.sources, len(read_rows.rows) - len(rejects) - len(examples))
 
 
 def parse_line(line: str) -> dict[str, Any]:
@@ -80,9 +78,7 @@ def text_of(values: dict[str, Any]) -> tuple[str, str | None]:
     if not isinstance(text, str) or not isinstance(pair, str | None):
         name, value = ("text", text) if not isinstance(text, str) else ("text_pair", pair)
         known = ", ".join(map(str, values))
-        raise ValueError(
-            f"no field '{name}'; fields: {known}" if value is None else f"'{name}' is not text: {value!r}"
-        )
+        raise ValueError(f"no field '{name}'; fields: {known}" if value is None else f"'{name}' is not text: {value!r}")
     return text, pair
 
 

@@ -54,8 +54,6 @@ def check_roles(roles: list[str]) -> None:
     for number, role in enumerate(roles[first:], first):
         expected = ("user", "assistant")[(number - first) % 2]
         if role != expected:
-            raise ValueError(
-                f"roles out of order: message {number + 1} is of '{role}', expected '{expected}'"
-            )
+            raise ValueError(f"roles out of order: message {number + 1} is of '{role}', expected '{expected}'")
     if roles[-1] != "assistant":
         raise ValueError(f"the conversation ends with the {roles[-1]}; nothing to learn after that")

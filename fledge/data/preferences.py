@@ -114,12 +114,7 @@ def of_row(row: Row) -> Pair:
     if chosen[-1]["content"].strip() == rejected[-1]["content"].strip():
         raise ValueError("'chosen' and 'rejected' are the same answer")
     return Pair(
-        row.where,
-        chosen[:-1],
-        chosen[-1]["content"],
-        rejected[-1]["content"],
-        _strength(values.get(STRENGTH)),
-        values,
+        row.where, chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], _strength(values.get(STRENGTH)), values
     )
 
 
@@ -165,14 +160,9 @@ def _dialogue(text: str) -> list[Message]:
     """The messages of hh-rlhf's text."""
     before, *parts = _TURN.split("\n\n" + text.lstrip())
     if before.strip() or not parts:
-        raise ValueError(
-            f"no prompt; expected {EXPECTS}, or dialogues (Human:, Assistant:) as 'chosen' and 'rejected'"
-        )
+        raise ValueError(f"no prompt; expected {EXPECTS}, or dialogues (Human:, Assistant:) as 'chosen' and 'rejected'")
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [
-        {"role": roles[who], "content": said.strip()}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _message(turn: Any) -> Message:

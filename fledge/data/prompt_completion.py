@@ -11,8 +11,7 @@ EXPECTS = '{"prompt": "...", "completion": "..."} (or "response" for "completion
 
 # Stanford's wrapper; the chat template takes its place.
 _WRAPPED = re.compile(
-    r"Below is an instruction.*?### Instruction:\n(.*?)(?:\n\n### Input:\n(.*?))?\n\n### Response:\s*",
-    re.DOTALL,
+    r"Below is an instruction.*?### Instruction:\n(.*?)(?:\n\n### Input:\n(.*?))?\n\n### Response:\s*", re.DOTALL
 )
 
 

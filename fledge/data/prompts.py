@@ -8,9 +8,7 @@ from fledge.data import conversations
 from fledge.data.alpaca import prompt_of
 from fledge.data.messages import Message
 
-EXPECTS = (
-    '"prompt", "messages", "question" or "instruction" (with "input"), or a conversation with its answer'
-)
+EXPECTS = '"prompt", "messages", "question" or "instruction" (with "input"), or a conversation with its answer'
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def _is_answered(values: Mapping[str, Any], messages: list[Any]) -> bool:
 
 
 def _message(message: Any) -> Message:
-    if not isinstance(message, Mapping) or not all(
-        isinstance(message.get(k), str) for k in ("role", "content")
-    ):
+    if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
         raise ValueError("a message has no role or no text in 'content'")
     return {"role": message["role"], "content": message["content"]}
 

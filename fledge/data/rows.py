@@ -57,9 +57,7 @@ Item = tuple[int, Any] | Reject  # position and content, or why there is none
 
 
 def read(
-    inputs: Sequence[str],
-    max_bad_share: float = 0.01,
-    parse_line: Callable[[str], dict[str, Any]] | None = None,
+    inputs: Sequence[str], max_bad_share: float = 0.01, parse_line: Callable[[str], dict[str, Any]] | None = None
 ) -> Rows:
     """Read all rows of paths, folders, globs, hub names and parts of the village into memory.
 
@@ -97,9 +95,7 @@ def check_share(rejects: Sequence[Reject], total: int, max_bad_share: float) -> 
         console.warn(f"passed over {reject}")
 
 
-def iterate(
-    source: Source, parse_line: Callable[[str], dict[str, Any]] | None = None
-) -> Iterator[Row | Reject]:
+def iterate(source: Source, parse_line: Callable[[str], dict[str, Any]] | None = None) -> Iterator[Row | Reject]:
     """The rows of one source as they are read, and what is no row; arguments and errors as in `read`."""
     for item in _items(source, parse_line):
         if isinstance(item, Reject):
@@ -178,9 +174,7 @@ def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
     except UnicodeDecodeError as error:
         raise DataError(str(not_utf8(source, 1, error, 0))) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{source.name}: broken JSON ({error}); mend it, or write one object a line"
-        ) from None
+        raise DataError(f"{source.name}: broken JSON ({error}); mend it, or write one object a line") from None
     yield from enumerate(rows, 1)
 
 
@@ -260,6 +254,5 @@ def _hub_rows(source: Source) -> Iterator[dict[str, Any]]:
     except Exception as error:  # the library and its transports have dozens of classes
         reason = str(error).strip().split("\n")[0][:200]
         raise DataError(
-            f"{source.name}: no such path here, and the hub can't give it ({reason}); "
-            "check the name and the connection"
+            f"{source.name}: no such path here, and the hub can't give it ({reason}); check the name and the connection"
         ) from None

@@ -135,9 +135,7 @@ def open_source(source: Source) -> tuple[io.BufferedReader, IO[bytes]]:
     try:
         raw = source.path.open("rb")
     except OSError as error:
-        raise DataError(
-            f"{source.name}: can't be opened ({error.strerror}); check the path and its rights"
-        ) from None
+        raise DataError(f"{source.name}: can't be opened ({error.strerror}); check the path and its rights") from None
     if source.compression == "gzip":
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES), raw
     if source.compression == "zstd":

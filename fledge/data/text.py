@@ -148,9 +148,7 @@ class TextReader:
             return Reject(source.name, position, "not an object", 'expected {"text": ...}', str(row)[:200])
         if field not in row:
             known = ", ".join(map(str, row)) or "none"
-            return Reject(
-                source.name, position, f"no field '{field}'", f"fields: {known}; choose with --text-field"
-            )
+            return Reject(source.name, position, f"no field '{field}'", f"fields: {known}; choose with --text-field")
         text = row[field]
         if not isinstance(text, str):
             return Reject(source.name, position, f"'{field}' is not text", f"it is {type(text).__name__}")

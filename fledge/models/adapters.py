@@ -41,9 +41,7 @@ def add_lora(
     if head is not None and head.weight is not rows[0].weight:
         rows.append(head)
     for target in targets:
-        if target != "all-linear" and not any(
-            name == target or name.endswith(f".{target}") for name in names.values()
-        ):
+        if target != "all-linear" and not any(name == target or name.endswith(f".{target}") for name in names.values()):
             linear = {n.split(".")[-1] for m, n in names.items() if isinstance(m, torch.nn.Linear | Conv1D)}
             raise ConfigError(
                 f"--lora.targets {target}: no layer of the model is named so; there are: {', '.join(sorted(linear))}"
@@ -89,7 +87,4 @@ def compare(before: Written, after: Written) -> dict[str, Any]:
         float((a[:, : b.shape[1]] - b[:, : a.shape[1]]).abs().max())
         for a, b in zip(before.logits, after.logits, strict=True)
     ]
-    return {
-        "merge_max_logit_difference": max(differences),
-        "merge_same_greedy_tokens": before.answers == after.answers,
-    }
+    return {"merge_max_logit_difference": max(differences), "merge_same_greedy_tokens": before.answers == after.answers}

@@ -45,16 +45,7 @@ class ModelConfig(abc.ABC):
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "context",
-            "layers",
-            "width",
-            "heads",
-            "kv_heads",
-            "head_width",
-            "mlp_width",
-        ):
+        for name in ("vocab_size", "context", "layers", "width", "heads", "kv_heads", "head_width", "mlp_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{self.model_type}: {name} is {getattr(self, name)}, must be at least 1")
         if self.heads % self.kv_heads:
@@ -89,8 +80,7 @@ class ModelConfig(abc.ABC):
         """
         if heads < 1 or width % heads:
             raise ConfigError(
-                f"{cls.model_type}: width {width} can't be split over {heads} heads; "
-                "width must be a multiple of heads"
+                f"{cls.model_type}: width {width} can't be split over {heads} heads; width must be a multiple of heads"
             )
         chosen: dict[str, Any] = {} if tie_embeddings is None else {"tie_embeddings": tie_embeddings}
         return cls(
@@ -221,8 +211,7 @@ class LanguageModel(nn.Module, abc.ABC):
         num_tokens = ids_BT.shape[1]
         if past + num_tokens > self.config.context:
             raise DataError(
-                f"{past + num_tokens} tokens do not fit into the model's context of {self.config.context}; "
-                "shorten them"
+                f"{past + num_tokens} tokens do not fit into the model's context of {self.config.context}; shorten them"
             )
         if cache is not None:
             is_padding_BT = cache.extend(num_tokens, is_padding_BT)  # from here on over all keys
@@ -240,19 +229,14 @@ class LanguageModel(nn.Module, abc.ABC):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def forward(
-        self,
-        ids_BT: Tensor,
-        targets_BT: Tensor | None = None,
-        reduction: Literal["mean", "sum", "none"] = "mean",
+        self, ids_BT: Tensor, targets_BT: Tensor | None = None, reduction: Literal["mean", "sum", "none"] = "mean"
     ) -> Tensor:
         """Logits (B, T, V), or the loss if there are targets."""
         if targets_BT is None:
             return self.logits(self.hidden(ids_BT))
         return self.loss(ids_BT, targets_BT, reduction)
 
-    def loss(
-        self, ids_BT: Tensor, targets_BT: Tensor, reduction: Literal["mean", "sum", "none"] = "mean"
-    ) -> Tensor:
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
         """Cross-entropy of the targets in nats, float32; (B, T, V) logits are never held at once.
 
         Args:
@@ -333,9 +317,7 @@ class LanguageModel(nn.Module, abc.ABC):
     def matmul_parameters(self) -> int:
         """Weights every token is multiplied with, the N of 6N: all but looked-up embeddings, and the head."""
         inner = sum(
-            p.numel()
-            for name, p in self.named_parameters()
-            if "embed" not in name and name != "lm_head.weight"
+            p.numel() for name, p in self.named_parameters() if "embed" not in name and name != "lm_head.weight"
         )
         return inner + self.config.vocab_size * self.config.width
 

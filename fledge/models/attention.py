@@ -16,9 +16,7 @@ from fledge.errors import ModelError
 LONGEST_PRODUCT = 512
 
 
-def visible_keys(
-    num_tokens: int, past: int, is_padding_BS: Tensor | None, device: torch.device
-) -> Tensor | None:
+def visible_keys(num_tokens: int, past: int, is_padding_BS: Tensor | None, device: torch.device) -> Tensor | None:
     """Which keys each token may attend to, (B or 1, 1, T, S); None where plain causal attention says it."""
     if is_padding_BS is None and (past == 0 or num_tokens == 1):
         return None
@@ -65,9 +63,7 @@ def attend(
     return mixed_BHTE.transpose(1, 2).flatten(2)
 
 
-def _attend_by_products(
-    query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, visible: Tensor | None
-) -> Tensor:
+def _attend_by_products(query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, visible: Tensor | None) -> Tensor:
     """Attention as two matrix products: on CPUs that multiply bfloat16, 2 to 3 times as fast as torch's kernel."""
     if visible is None:
         causal_TS = torch.ones(query_BHTE.shape[2], key_BHSE.shape[2], dtype=torch.bool)
@@ -77,9 +73,7 @@ def _attend_by_products(
     return scores_BHTS.add_(unseen).softmax(-1) @ value_BHSE
 
 
-def _attend_to_cache(
-    query_BH1E: Tensor, key_BKSE: Tensor, value_BKSE: Tensor, visible: Tensor | None
-) -> Tensor:
+def _attend_to_cache(query_BH1E: Tensor, key_BKSE: Tensor, value_BKSE: Tensor, visible: Tensor | None) -> Tensor:
     """Attention of one token to the buffers of a `KVCache` on a CPU: 2 to 8 times as fast as torch's kernel.
 
     Both halves are weighted sums of rows: the scores of rows of the transposed keys, by the query's numbers; the
@@ -120,9 +114,7 @@ def rotary_tables(context: int, head_width: int, base: float) -> tuple[Tensor, T
     """
     # On the CPU even within `torch.device("meta")`, as these are values and not weights to be loaded.
     pairs = torch.arange(0, head_width, 2, dtype=torch.float, device="cpu")
-    angles = torch.outer(
-        torch.arange(context, dtype=torch.float, device="cpu"), 1.0 / (base ** (pairs / head_width))
-    )
+    angles = torch.outer(torch.arange(context, dtype=torch.float, device="cpu"), 1.0 / (base ** (pairs / head_width)))
     return torch.cat((angles, angles), 1).cos(), torch.cat((-angles, angles), 1).sin()
 
 

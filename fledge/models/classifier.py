@@ -29,9 +29,7 @@ from fledge.tokens import TextTokenizer
 Text = tuple[str, str | None]  # and the second text of a pair
 
 CONTEXT_DEFAULT = 512  # tokens, for a model whose config.json states no context
-BATCH_TOKENS = (
-    1024  # in a forward pass: larger ones no longer fit into a CPU's caches, and take 1.5 times as long
-)
+BATCH_TOKENS = 1024  # in a forward pass: larger ones no longer fit into a CPU's caches, and take 1.5 times as long
 WINDOW = 1024  # texts that are sorted by length together while they stream by
 THRESHOLD = "decision_threshold"  # our key in config.json
 
@@ -69,9 +67,7 @@ def _framed(tokenizer: TextTokenizer, pad_id: int) -> TemplateProcessing:
 class Classifier:
     """A model that gives each text a probability for every label."""
 
-    model: (
-        Any  # transformers' class for sequence classification; one that was loaded only to ask, perhaps ours
-    )
+    model: Any  # transformers' class for sequence classification; one that was loaded only to ask, perhaps ours
     tokenizer: TextTokenizer
     encoder: Encoder
     labels: list[str]
@@ -179,9 +175,7 @@ class OwnClassifier(torch.nn.Module):
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         super().__init__()
         shape = find_config(content["model_type"]).from_hf(content)
-        self.config = SimpleNamespace(
-            pad_token_id=content["pad_token_id"], max_position_embeddings=shape.context
-        )
+        self.config = SimpleNamespace(pad_token_id=content["pad_token_id"], max_position_embeddings=shape.context)
         state = read_tensors(folder)
         weight = state.pop("score.weight", None)
         if weight is None:

@@ -62,9 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_model(
-    path: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
-) -> Any:
+def load_model(path: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu") -> Any:
     """The language model in a folder, in evaluation mode.
 
     Args:
@@ -159,11 +157,7 @@ def load_by_transformers(
         read_tensors(folder)  # says what is there instead
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
+            folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]

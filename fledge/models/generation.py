@@ -55,10 +55,7 @@ class Step:
 
 
 def generate(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    token_bytes: Sequence[bytes] | None = None,
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, token_bytes: Sequence[bytes] | None = None
 ) -> list[Completion]:
     """Continue each prompt; see `stream`."""
     ids: list[list[int]] = [[] for _ in prompts]
@@ -75,10 +72,7 @@ def generate(
 
 
 def stream(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    token_bytes: Sequence[bytes] | None = None,
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, token_bytes: Sequence[bytes] | None = None
 ) -> Iterator[Step]:
     """Continue each prompt, a token for each at a time; rows that are done cost nothing more.
 
@@ -116,18 +110,14 @@ def _steps(
             logits_BV = _on_capable_device(texts.step(ids_B) if number else texts.start())
             if uniform_BN is None:
                 uniform_BN = row_randomness(prompts, sampling).to(logits_BV.device)
-                is_seen_BV = (
-                    _seen_in_prompts(prompts, logits_BV) if sampling.repetition_penalty != 1 else None
-                )
+                is_seen_BV = _seen_in_prompts(prompts, logits_BV) if sampling.repetition_penalty != 1 else None
             chosen = choose(logits_BV, sampling, uniform_BN[:, number], is_seen_BV)
             if is_seen_BV is not None:
                 is_seen_BV.scatter_(1, chosen.ids[:, None], True)
         ids = chosen.ids.tolist()
         stops = [watches[row].stop_of(token) for row, token in zip(rows, ids, strict=True)]
         is_last = number + 1 == sampling.max_new_tokens
-        finishes: list[Finish | None] = [
-            "stop" if s is not None else "length" if is_last else None for s in stops
-        ]
+        finishes: list[Finish | None] = ["stop" if s is not None else "length" if is_last else None for s in stops]
         yield Step(rows, ids, chosen.logprobs.tolist(), finishes, [stop or None for stop in stops])
         kept = _without_finished(finishes)
         if not kept:
@@ -175,9 +165,7 @@ class _StopWatch:
         return None
 
 
-def complete(
-    model: Any, tokenizer: TextTokenizer, prompts: Sequence[Sequence[int]], sampling: Sampling
-) -> list[str]:
+def complete(model: Any, tokenizer: TextTokenizer, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[str]:
     """The new text for each prompt of ids, up to and without the stop id or stop string."""
     token_bytes = tokenizer.token_bytes() if sampling.stop_strings else None
     texts = []
@@ -203,9 +191,7 @@ def sample_of(tokenizer: TextTokenizer, completion: Completion) -> dict[str, Any
     return {"text": "".join(pieces), "tokens": tokens}
 
 
-def continue_texts(
-    model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], sampling: Sampling
-) -> list[str]:
+def continue_texts(model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
     """What the model writes after each text, until the document ends.
 
     An empty prompt is the beginning of a document. Of a prompt too long for the context the end is read.
@@ -215,9 +201,7 @@ def continue_texts(
     return complete(model, tokenizer, prompt_ids(model, tokenizer, prompts, sampling), sampling)
 
 
-def prompt_ids(
-    model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], sampling: Sampling
-) -> list[list[int]]:
+def prompt_ids(model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], sampling: Sampling) -> list[list[int]]:
     """The ids to continue for each text: its end where it is too long, the document's beginning where it is empty."""
     longest = context_of(model) - sampling.max_new_tokens
     return [ids[-longest:] or [tokenizer.end_of_text_id] for ids in tokenizer.encode_batch(prompts)]
@@ -232,9 +216,7 @@ def fitted(model: Any, tokenizer: TextTokenizer, sampling: Sampling) -> Sampling
     )
 
 
-def stream_text(
-    model: Any, tokenizer: TextTokenizer, prompt: Sequence[int], sampling: Sampling
-) -> Iterator[str]:
+def stream_text(model: Any, tokenizer: TextTokenizer, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
     """The text that follows a prompt of ids, in pieces, as soon as each is certain.
 
     Held back are the bytes of an unfinished character and what may be the beginning of a stop string.

@@ -54,9 +54,7 @@ class LoadedModel:
                 raise ConfigError("give max_new_tokens or max_length, not both")
             written = self._up_to(max_length, texts, settings)
         else:
-            sampling = _sampling(
-                {"max_new_tokens": 100 if max_new_tokens is None else max_new_tokens} | settings
-            )
+            sampling = _sampling({"max_new_tokens": 100 if max_new_tokens is None else max_new_tokens} | settings)
             written = continue_texts(self.model, self.tokenizer, texts, sampling)
         return written[0] if isinstance(prompts, str) else written
 
@@ -132,12 +130,7 @@ def _untrained(name: str, tokenizer: TextTokenizer, seed: int) -> Any:
         raise ModelError(f"{name}: no known shape for random weights; known: {known}")
     end = tokenizer.end_of_text_id
     config = gpt2.Config.sized(
-        vocab_size=tokenizer.vocab_size,
-        context=1024,
-        dropout=0.1,
-        bos_id=end,
-        eos_id=end,
-        **gpt2.RELEASED[name],
+        vocab_size=tokenizer.vocab_size, context=1024, dropout=0.1, bos_id=end, eos_id=end, **gpt2.RELEASED[name]
     )
     return build(config, seed).eval()
 

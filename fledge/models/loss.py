@@ -60,9 +60,7 @@ def linear_cross_entropy(
     return total / (targets_N != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
 
 
-def _losses(
-    hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, vocab_size: int, softcap: float | None
-) -> Tensor:
+def _losses(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, vocab_size: int, softcap: float | None) -> Tensor:
     logits_CV = linear(hidden_CD, weight_VD)[:, :vocab_size].float()
     if softcap is not None:
         logits_CV = softcap * torch.tanh(logits_CV / softcap)
@@ -96,12 +94,7 @@ def linear_logprobs(
 
 
 def _logprobs(
-    hidden_CD: Tensor,
-    weight_VD: Tensor,
-    ids_C: Tensor,
-    vocab_size: int,
-    softcap: float | None,
-    temperature: float,
+    hidden_CD: Tensor, weight_VD: Tensor, ids_C: Tensor, vocab_size: int, softcap: float | None, temperature: float
 ) -> tuple[Tensor, Tensor]:
     logits_CV = linear(hidden_CD, weight_VD)[:, :vocab_size].float()
     if softcap is not None:
@@ -118,12 +111,7 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        targets_N: Tensor,
-        vocab_size: int,
-        softcap: float | None,
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab_size: int, softcap: float | None
     ) -> Tensor:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype

@@ -32,9 +32,7 @@ class Config(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head_width % 2:
-            raise ConfigError(
-                f"nanochat: head width {self.head_width} must be even: rotary positions turn pairs"
-            )
+            raise ConfigError(f"nanochat: head width {self.head_width} must be even: rotary positions turn pairs")
 
     @classmethod
     def from_hf(cls, content: dict[str, Any]) -> Self:
@@ -105,13 +103,7 @@ class Attention(nn.Module):
         self.out = unset_linear(config.heads * config.head_width, config.width, bias=False)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        cos_T1E: Tensor,
-        sin_T1E: Tensor,
-        visible: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, visible: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         """What each token reads from the tokens before it."""
         per_head = (-1, self.head_width)
@@ -149,13 +141,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        cos_T1E: Tensor,
-        sin_T1E: Tensor,
-        visible: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, visible: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         """The residual stream after this block."""
         normed_BTD = rms_norm(x_BTD, None, self.epsilon)

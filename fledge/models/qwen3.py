@@ -29,9 +29,7 @@ class Config(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head_width % 2:
-            raise ConfigError(
-                f"qwen3: head width {self.head_width} must be even: rotary positions turn pairs"
-            )
+            raise ConfigError(f"qwen3: head width {self.head_width} must be even: rotary positions turn pairs")
 
     @classmethod
     def usual_mlp_width(cls, width: int) -> int:
@@ -130,13 +128,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_width, config.norm_epsilon)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        cos_T1E: Tensor,
-        sin_T1E: Tensor,
-        visible: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, visible: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         """What each token reads from the tokens before it."""
         per_head = (-1, self.head_width)
@@ -176,13 +168,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        cos_T1E: Tensor,
-        sin_T1E: Tensor,
-        visible: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, visible: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         """The residual stream after this block."""
         x_BTD = x_BTD + self.attention(self.norm1(x_BTD), cos_T1E, sin_T1E, visible, cache, layer)

@@ -138,9 +138,7 @@ class Grammar:
         column: which of the stated weights count.
     """
 
-    def __init__(
-        self, source: str, tables: dict[str, Table], priors: dict[str, Table], column: int = 0
-    ) -> None:
+    def __init__(self, source: str, tables: dict[str, Table], priors: dict[str, Table], column: int = 0) -> None:
         self.tables, self.priors = {**priors, **tables}, priors
         lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
         self.rules = {line.rstrip("*"): Rule() for line in lines if not line.startswith(" ")}

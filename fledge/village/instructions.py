@@ -29,9 +29,7 @@ def people_asked(world: World, part: str) -> list[Value]:
     return [world.people[2 * k + (coin ^ (part == "test"))] for k, coin in enumerate(coins)]
 
 
-def rows(
-    world: World, part: str = "train", count: int | None = None, manners: float = 0.0
-) -> Iterator[dict[str, Any]]:
+def rows(world: World, part: str = "train", count: int | None = None, manners: float = 0.0) -> Iterator[dict[str, Any]]:
     """Yield instructions: {"messages", "task", "attribute", "person", "truth", "given", "world"}.
 
     Six in ten ask for facts, in turn so that none is left out; one in ten asks about a story told in the

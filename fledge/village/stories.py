@@ -24,9 +24,7 @@ def stories(world: World, start: int = 0, count: int | None = None, seed: int = 
 
 def rows(world: World, part: str = "train", count: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield {"text"}: stories for pretraining, or with part "test" others that are never in training."""
-    start, default = (
-        (0, world.size.stories) if part == "train" else (HELD_OUT_START, world.size.stories // 20)
-    )
+    start, default = (0, world.size.stories) if part == "train" else (HELD_OUT_START, world.size.stories // 20)
     for text in stories(world, start, default if count is None else count):
         yield {"text": text}
 

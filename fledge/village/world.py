@@ -89,9 +89,7 @@ def make_world(name: str = "hamlet", seed: int = 0) -> World:
         raise DataError(f"village: no world '{name}'; there is {', '.join(SIZES)}")
     size, stream = SIZES[name], Stream(make_key(VERSION, "world", name, seed))
     people = _people(name, size.people, stream)
-    priors = {
-        attribute: Table(_values(words)) for attribute, words in load_data("words.yaml")["facts"].items()
-    }
+    priors = {attribute: Table(_values(words)) for attribute, words in load_data("words.yaml")["facts"].items()}
     priors["friend"] = Table(people)
     for person in people:
         for attribute, prior in priors.items():

@@ -21,9 +21,7 @@ def tokenizer() -> TextTokenizer:
     return TextTokenizer(learn("bpe", islice(stories(make_world()), 200), 300), None, default_chat_template())
 
 
-def write_model(
-    folder: Path, tokenizer: TextTokenizer, architecture: str = "qwen3", context: int = 64
-) -> Path:
+def write_model(folder: Path, tokenizer: TextTokenizer, architecture: str = "qwen3", context: int = 64) -> Path:
     """A folder with a random model whose predictions are far from uniform."""
     config = find_config(architecture).sized(
         vocab_size=tokenizer.vocab_size, context=context, layers=2, width=32, heads=2, eos_id=0, pad_id=3

@@ -30,9 +30,7 @@ def slow_probability(ids: Sequence[int], word: int, before: tuple[int, ...], hig
         return shorter
     once, twice = (sum(count == times for count in counts.values()) for times in (1, 2))
     discount = once / (once + 2 * twice) if once else 0.5
-    return (
-        max(followers.get((*before, word), 0) - discount, 0) + discount * len(followers) * shorter
-    ) / total
+    return (max(followers.get((*before, word), 0) - discount, 0) + discount * len(followers) * shorter) / total
 
 
 def test_probabilities_are_those_of_the_formula() -> None:
@@ -40,9 +38,7 @@ def test_probabilities_are_those_of_the_formula() -> None:
     found = NgramModel(TEXT, VOCABULARY, order=3).logprobs(ids)
     text = TEXT.tolist()
     first = log(slow_probability(text, 1, (0,), highest=False))
-    rest = [
-        log(slow_probability(text, int(ids[i]), tuple(ids[i - 2 : i].tolist()))) for i in range(2, len(ids))
-    ]
+    rest = [log(slow_probability(text, int(ids[i]), tuple(ids[i - 2 : i].tolist()))) for i in range(2, len(ids))]
     assert found.tolist() == pytest.approx([first, *rest])
 
 
@@ -58,9 +54,7 @@ def test_totals_are_those_of_each_sequence_alone() -> None:
 def test_probabilities_of_all_words_add_up_to_one() -> None:
     model = NgramModel(TEXT, VOCABULARY, order=5)
     for before in ([0, 1, 0, 0], [5, 5, 5, 5], [2, 0, 1, 3]):
-        total = sum(
-            float(np.exp(model.logprobs(np.array([*before, word]))[-1])) for word in range(VOCABULARY)
-        )
+        total = sum(float(np.exp(model.logprobs(np.array([*before, word]))[-1])) for word in range(VOCABULARY))
         assert total == pytest.approx(1)
 
 

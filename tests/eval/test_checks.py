@@ -83,9 +83,7 @@ def test_an_instruction_tells_right_answers_from_wrong(
     name: str, settings: dict[str, Any], right: list[str], wrong: list[str]
 ) -> None:
     assert [ifeval.follows(name, settings, answer) for answer in right] == [True] * len(right)
-    assert [ifeval.follows(name, settings, answer) for answer in [*wrong, "", " \n"]] == [False] * (
-        len(wrong) + 2
-    )
+    assert [ifeval.follows(name, settings, answer) for answer in [*wrong, "", " \n"]] == [False] * (len(wrong) + 2)
 
 
 def test_every_instruction_has_an_example() -> None:
@@ -104,10 +102,7 @@ def test_null_settings_do_not_count() -> None:
 
 
 def test_a_row_scores_the_share_of_its_instructions() -> None:
-    row = {
-        "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
-        "kwargs": [{}, {}],
-    }
+    row = {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]}
     assert ifeval.each(row, "a b") == [True, False]
     assert ifeval.check(row, "a b") == 0.5
 

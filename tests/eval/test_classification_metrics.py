@@ -30,9 +30,7 @@ def test_probability_metrics_equal_scikit_learns() -> None:
     rows, true = PROBABILITIES.tolist(), TRUE.tolist()
     assert auroc(rows, true) == pytest.approx(oracle.roc_auc_score(TRUE, PROBABILITIES, multi_class="ovr"))
     one_hot = np.eye(3)[TRUE]
-    assert average_precision(rows, true) == pytest.approx(
-        oracle.average_precision_score(one_hot, PROBABILITIES)
-    )
+    assert average_precision(rows, true) == pytest.approx(oracle.average_precision_score(one_hot, PROBABILITIES))
     assert log_loss(rows, true) == pytest.approx(oracle.log_loss(TRUE, PROBABILITIES))
 
 

@@ -19,10 +19,7 @@ TASK = "village_pairs"
 
 
 def result(
-    values: list[Any],
-    where: list[str] | None = None,
-    sets: list[str] | None = None,
-    cluster: list[str] | None = None,
+    values: list[Any], where: list[str] | None = None, sets: list[str] | None = None, cluster: list[str] | None = None
 ) -> dict[str, Any]:
     """A result with one metric over some items."""
     n = len(values)
@@ -127,9 +124,7 @@ def runs(tmp_path: Path, tokenizer: TextTokenizer, make_model: Callable[..., Pat
 
 def invoke(*arguments: str) -> dict[str, Any]:
     """The `--json` object of a comparison."""
-    done = CliRunner().invoke(
-        cli, ["eval", "compare", *arguments, "--device", "cpu", "--json"], catch_exceptions=False
-    )
+    done = CliRunner().invoke(cli, ["eval", "compare", *arguments, "--device", "cpu", "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return dict(json.loads(done.stdout.strip().split("\n")[-1]))
 
@@ -167,12 +162,7 @@ def test_seeds_are_one_model_with_a_noise_of_its_own(
 def test_verdicts_know_which_way_is_better() -> None:
     lines = [
         compare.Line("t", metric, "b", 1.0, None, None, 9, intervals.Difference(change, 0, 0, 9, 1e-9))
-        for metric, change in [
-            ("accuracy", 0.1),
-            ("accuracy", -0.1),
-            ("bits_per_byte", 0.1),
-            ("bits_per_byte", -0.1),
-        ]
+        for metric, change in [("accuracy", 0.1), ("accuracy", -0.1), ("bits_per_byte", 0.1), ("bits_per_byte", -0.1)]
     ]
     assert [line.verdict for line in compare._judged(lines)] == ["better", "worse", "worse", "better"]
 
@@ -182,9 +172,7 @@ def test_p_values_are_corrected_for_their_number() -> None:
         compare.Line("t", "accuracy", str(n), 1.0, None, None, 9, intervals.Difference(-0.1, 0, 0, 9, 0.03))
         for n in range(2)
     ]
-    judged = compare._judged(
-        [*lines, compare.Line("t", "answer_tokens", "c", 1.0, None, None, 9, lines[0].difference)]
-    )
+    judged = compare._judged([*lines, compare.Line("t", "answer_tokens", "c", 1.0, None, None, 9, lines[0].difference)])
     assert [line.p_holm for line in judged] == [0.06, 0.06, None]
     assert {line.verdict for line in judged} == {""}
 

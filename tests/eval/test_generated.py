@@ -100,12 +100,8 @@ def test_an_empty_reference_is_refused(subject: Subject, tmp_path: Path) -> None
 def test_a_missing_field_is_named(subject: Subject, tmp_path: Path) -> None:
     file = write(tmp_path, [{"query": "a"}])
     with pytest.raises(DataError, match=r"rows\.jsonl:1: no field 'ask', which the task names; it has query"):
-        harness.measure(
-            subject, TaskConfig(kind="checked", check="gsm8k", data=[file], fields={"prompt": "ask"})
-        )
-    with pytest.raises(
-        DataError, match=r'rows\.jsonl:1: expected "prompt", "messages", "question" or "instruction"'
-    ):
+        harness.measure(subject, TaskConfig(kind="checked", check="gsm8k", data=[file], fields={"prompt": "ask"}))
+    with pytest.raises(DataError, match=r'rows\.jsonl:1: expected "prompt", "messages", "question" or "instruction"'):
         harness.measure(subject, TaskConfig(kind="checked", check="gsm8k", data=[file]))
 
 
@@ -122,9 +118,7 @@ def test_a_check_of_ones_own_judges_answers(subject: Subject, tmp_path: Path) ->
 
 def test_unknown_checks_say_what_there_is(subject: Subject, tmp_path: Path) -> None:
     file = write(tmp_path, [{"prompt": "a"}])
-    with pytest.raises(
-        ConfigError, match=r"'check: sums': no such check; there are arithmetic, gsm8k, ifeval, vill"
-    ):
+    with pytest.raises(ConfigError, match=r"'check: sums': no such check; there are arithmetic, gsm8k, ifeval, vill"):
         harness.measure(subject, TaskConfig(kind="checked", check="sums", data=[file]))
     (tmp_path / "none.py").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"none\.py: expected a function `check\(row, answer\)` in it"):
@@ -173,21 +167,11 @@ def test_pooled_estimates_are_the_metric_itself() -> None:
         ({"question": "2 + 2?", "answer": "#### 4"}, ["2 + 2?"], "#### 4"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, ["Hi"], None),
         ({"prompt": [{"role": "user", "content": "Hi"}]}, ["Hi"], None),
-        (
-            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]},
-            ["Hi"],
-            "Yo",
-        ),
-        (
-            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]},
-            ["Hi"],
-            "Yo",
-        ),
+        ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}, ["Hi"], "Yo"),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}, ["Hi"], "Yo"),
     ],
 )
-def test_a_prompt_is_found_in_every_format(
-    values: dict[str, Any], asked: list[str], reference: str | None
-) -> None:
+def test_a_prompt_is_found_in_every_format(values: dict[str, Any], asked: list[str], reference: str | None) -> None:
     found = prompts.of_row(values)
     assert [message["content"] for message in found.messages] == asked
     assert found.reference == reference

@@ -36,9 +36,7 @@ def items_of(*groups: Sequence[tuple[str, str]]) -> list[Item]:
 def questions() -> list[Item]:
     """Questions of all lengths with choices that share beginnings, and sentences by themselves."""
     groups = [[(f"Who lives {'next to ' * n}Bram? It is", choice) for choice in CHOICES] for n in range(6)]
-    pairs = [
-        [("", " " + row["sentence_good"]), ("", " " + row["sentence_bad"])] for row in pairs_of_village(20)
-    ]
+    pairs = [[("", " " + row["sentence_good"]), ("", " " + row["sentence_bad"])] for row in pairs_of_village(20)]
     return items_of(*groups, *pairs)
 
 
@@ -51,9 +49,7 @@ def nats(scorer: Scorer, items: Sequence[Item]) -> list[float]:
     return [answer.nats for given in answers for answer in given]
 
 
-def by_transformers(
-    folder: Path, tokenizer: TextTokenizer, items: Sequence[Item]
-) -> list[tuple[float, bool]]:
+def by_transformers(folder: Path, tokenizer: TextTokenizer, items: Sequence[Item]) -> list[tuple[float, bool]]:
     """A plain loop over requests, one at a time."""
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -92,9 +88,7 @@ def test_batch_size_padding_and_order_change_nothing(subject: Subject, questions
     assert np.concatenate(groups[::-1]).tolist() == pytest.approx(whole, abs=1e-4)
 
 
-def test_a_transformers_class_gives_the_same(
-    subject: Subject, model_folder: Path, questions: list[Item]
-) -> None:
+def test_a_transformers_class_gives_the_same(subject: Subject, model_folder: Path, questions: list[Item]) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(model_folder).eval()
     assert nats(Scorer(theirs, subject.tokenizer), questions) == pytest.approx(
@@ -211,8 +205,6 @@ def test_a_classifier_is_no_language_model(
 ) -> None:
     folder = tmp_path / "classifier"
     tokenizer.save(folder)
-    (folder / "config.json").write_text(
-        '{"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}'
-    )
+    (folder / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}')
     assert run(["eval", "run", str(folder), "--task", "village_pairs"]) == 1
     assert f"{folder}: holds a GPT2ForSequenceClassification, not a language model" in capsys.readouterr().err

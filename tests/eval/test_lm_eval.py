@@ -77,9 +77,7 @@ def library_model(long_model: Path) -> Any:
 
 
 def by_library(model: Any, folder: Path, name: str) -> list[dict[str, Any]]:
-    manager = importlib.import_module("lm_eval.tasks").TaskManager(
-        include_path=str(folder), include_defaults=False
-    )
+    manager = importlib.import_module("lm_eval.tasks").TaskManager(include_path=str(folder), include_defaults=False)
     found = lm_eval.simple_evaluate(model, tasks=[name], task_manager=manager, bootstrap_iters=0)
     return sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
 
@@ -106,9 +104,7 @@ def test_each_item_has_the_librarys_likelihoods_and_verdict(
 
 def test_windows_of_text_are_the_librarys(subject: Subject, library_model: Any) -> None:
     text = " ".join(row["sentence_good"] for row in PAIRS)
-    request = importlib.import_module("lm_eval.api.instance").Instance(
-        "loglikelihood_rolling", {}, (text,), 0
-    )
+    request = importlib.import_module("lm_eval.api.instance").Instance("loglikelihood_rolling", {}, (text,), 0)
     (expected,) = library_model.loglikelihood_rolling([request])
     ids = subject.tokenizer.encode(text)
     document = perplexity.Document("text", np.array([subject.tokenizer.end_of_text_id, *ids]))
@@ -122,14 +118,7 @@ def test_windows_of_text_are_the_librarys(subject: Subject, library_model: Any) 
 def test_a_task_of_the_library_runs_by_name(
     long_model: Path, library_model: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        str(long_model),
-        "--task=lm-eval:questions",
-        "--data",
-        str(folder),
-        "--device=cpu",
-        "--json",
-    ]
+    arguments = [str(long_model), "--task=lm-eval:questions", "--data", str(folder), "--device=cpu", "--json"]
     assert run(["eval", "run", *arguments]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["lm-eval:questions"]
     expected = by_library(library_model, folder, "questions")

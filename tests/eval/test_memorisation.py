@@ -70,9 +70,7 @@ def test_documents_as_long_as_books_are_found(subject: Subject, tmp_path: Path) 
 
 
 def test_without_its_shards_a_model_can_not_be_measured(subject: Subject) -> None:
-    with pytest.raises(
-        DoesNotApply, match="token shards it was trained on are not here; give them with --data"
-    ):
+    with pytest.raises(DoesNotApply, match="token shards it was trained on are not here; give them with --data"):
         harness.measure(subject, TaskConfig(kind="memorisation"))
 
 

@@ -48,20 +48,14 @@ def test_reading_a_metric_does_not_import_evaluate() -> None:
 
 
 def test_a_users_own_file_is_a_metric(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "def mine(predictions, references):\n    return 0.25\n", encoding="utf-8"
-    )
+    (tmp_path / "mine.py").write_text("def mine(predictions, references):\n    return 0.25\n", encoding="utf-8")
     assert metric_module.find(str(tmp_path / "mine.py"))(["a"], ["b"]) == 0.25
 
 
 def test_unknown_metrics_say_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"no metric 'blue'; there are .*exact_match.*hub names \(owner/name\)"
-    ):
+    with pytest.raises(ConfigError, match=r"no metric 'blue'; there are .*exact_match.*hub names \(owner/name\)"):
         metric_module.find("blue")
-    with pytest.raises(
-        ConfigError, match=r"gone\.py: no such file; a metric file holds a function of its name"
-    ):
+    with pytest.raises(ConfigError, match=r"gone\.py: no such file; a metric file holds a function of its name"):
         metric_module.find(str(tmp_path / "gone.py"))
     (tmp_path / "empty.py").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"expected a function `empty\(predictions, references\)` in it"):

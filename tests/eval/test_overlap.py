@@ -113,9 +113,7 @@ def test_shards_are_read_as_text(task: Path, tmp_path: Path, tokenizer: TextToke
     assert list(found["dirty_items"]) == [f"{tmp_path}/pairs.jsonl:3"]
 
 
-def test_scores_are_told_for_clean_and_dirty_items_apart(
-    task: Path, tmp_path: Path, model_folder: Path
-) -> None:
+def test_scores_are_told_for_clean_and_dirty_items_apart(task: Path, tmp_path: Path, model_folder: Path) -> None:
     text = write_text(tmp_path)
     found = invoke("--data", text, "--task", str(task), "--model", str(model_folder))["results"]["mine"]
     parts = found["metrics"]["accuracy"]

@@ -44,13 +44,9 @@ def test_numbers_equal_a_plain_loop_by_transformers(
             piece = ids[begin : start + 65]
             with torch.no_grad():
                 logits = model(piece[None, :-1]).logits[0, start - begin :]
-            nats += float(
-                torch.nn.functional.cross_entropy(logits, ids[start + 1 : start + 65], reduction="sum")
-            )
+            nats += float(torch.nn.functional.cross_entropy(logits, ids[start + 1 : start + 65], reduction="sum"))
         num_tokens += len(ids) - 1
-    found = measured(capsys, str(any_model), "--task=perplexity", "--data", str(text_file))["results"][
-        "perplexity"
-    ]
+    found = measured(capsys, str(any_model), "--task=perplexity", "--data", str(text_file))["results"]["perplexity"]
     num_bytes = sum(len(text.encode()) for text in TEXTS)
     assert found["bits_per_byte"]["value"] == pytest.approx(nats / log(2) / num_bytes, rel=1e-5)
     assert found["perplexity"]["value"] == pytest.approx(exp(nats / num_tokens), rel=1e-4)

@@ -83,20 +83,11 @@ def whole_life(tmp_path: Path) -> Path:
         metrics=tuple(
             {"step": s, "loss": 400 / (s + 40), "bits_per_byte": 120 / (s + 40), "learning_rate": 0.01}
             | {"tokens": 64 * s, "tokens_per_s": 9000 + 7 * (s % 30), "elapsed_s": s / 2}
-            | (
-                {"validation_loss": 410 / (s + 40), "validation_bits_per_byte": 123 / (s + 40)}
-                if s % 20 == 0
-                else {}
-            )
+            | ({"validation_loss": 410 / (s + 40), "validation_bits_per_byte": 123 / (s + 40)} if s % 20 == 0 else {})
             for s in range(10, 101, 10)
         ),
         samples=tuple(
-            {
-                "step": s,
-                "prompt": prompt,
-                "text": " a b",
-                "tokens": [[" a", 0.01 + s / 200], [" b", 0.3], ["", 0.9]],
-            }
+            {"step": s, "prompt": prompt, "text": " a b", "tokens": [[" a", 0.01 + s / 200], [" b", 0.3], ["", 0.9]]}
             for s in (0, 50, 100)
             for prompt in ("Once upon a time", EVIL)
         ),
@@ -115,9 +106,7 @@ def whole_life(tmp_path: Path) -> Path:
         parents=(runs / "base" / "model",),
         argv=("finetune", "instruct", "runs/base"),
         data=[{"source": "village:hamlet/instructions"}],
-        metrics=tuple(
-            {"step": s, "loss": 2 - s / 40, "validation_loss": 2.1 - s / 40} for s in (10, 20, 30, 40)
-        ),
+        metrics=tuple({"step": s, "loss": 2 - s / 40, "validation_loss": 2.1 - s / 40} for s in (10, 20, 30, 40)),
         samples=tuple({"step": s, "prompt": question, "text": "The baker."} for s in (20, 40)),
         result={"validation_loss_before": 3.1, "validation_loss": 1.1, "stopped_share": 0.97},
     )
@@ -130,10 +119,7 @@ def whole_life(tmp_path: Path) -> Path:
             "test": {"accuracy": 0.95, "f1": 0.9},
             "confusion": [[480, 7], [20, 93]],
             "labels": ["ham", "spam"],
-            "baselines": {
-                "majority": {"accuracy": 0.81, "f1": 0.0},
-                "bag of words": {"accuracy": 0.93, "f1": 0.85},
-            },
+            "baselines": {"majority": {"accuracy": 0.81, "f1": 0.0}, "bag of words": {"accuracy": 0.93, "f1": 0.85}},
         },
     )
     make_run(
@@ -184,9 +170,7 @@ def test_data_is_named_where_it_came_in(whole_life: Path, tmp_path: Path) -> Non
     assert stages["chat"] == ["village:hamlet/instructions"]
 
 
-def test_the_age_slider_goes_from_the_untrained_model_to_the_last_stage(
-    whole_life: Path, tmp_path: Path
-) -> None:
+def test_the_age_slider_goes_from_the_untrained_model_to_the_last_stage(whole_life: Path, tmp_path: Path) -> None:
     ages = make_report(tmp_path, whole_life / "ppo")["ages"]
     assert [(age["run"], age["step"]) for age in ages] == [
         *[("base", step) for step in (0, 50, 100)],
@@ -215,8 +199,7 @@ def test_parents_that_changed_or_went_are_told(
     (whole_life / "base").rename(tmp_path / "base")
     (whole_life / "tokenizer").rename(tmp_path / "tok")
     states = {
-        stage["name"]: [p["state"] for p in stage["parents"]]
-        for stage in make_report(tmp_path, whole_life)["stages"]
+        stage["name"]: [p["state"] for p in stage["parents"]] for stage in make_report(tmp_path, whole_life)["stages"]
     }
     assert states["chat"] == ["missing"]
 
@@ -249,10 +232,7 @@ def test_what_runs_measured_stands_beside_their_baselines() -> None:
             {"label": "majority", "kind": "baseline", "value": 0.5},
             {"label": "best possible", "kind": "best", "value": 0.97},
         ],
-        "reward": [
-            {"label": "", "kind": "model", "value": 0.4},
-            {"label": "before", "kind": "baseline", "value": 0.1},
-        ],
+        "reward": [{"label": "", "kind": "model", "value": 0.4}, {"label": "before", "kind": "baseline", "value": 0.1}],
     }
 
 
@@ -356,9 +336,7 @@ def test_no_run_folder(made: bool, tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_damaged_lineage_is_named(
-    whole_life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_lineage_is_named(whole_life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (whole_life / "shards" / "lineage.json").write_text("{")
     assert run(["report", str(whole_life / "base"), "--out", str(tmp_path / "r.html")]) == 1
     assert f"{whole_life}/shards/lineage.json: can't be read" in capsys.readouterr().err
@@ -425,9 +403,7 @@ def test_every_plot_is_drawn_and_no_text_becomes_markup(whole_life: Path, tmp_pa
         "rm: accuracy",
         "ppo: reward",
     ]
-    assert sorted(drawn) == sorted(
-        ["lineage", *curves, *cards, "village_pairs: accuracy", "confusion matrix"]
-    )
+    assert sorted(drawn) == sorted(["lineage", *curves, *cards, "village_pairs: accuracy", "confusion matrix"])
     assert "NaN" not in dom.split('id="life"')[0]
     assert dom.count("<script") == 2  # the facts and the page's own
     assert "<img" not in dom

@@ -42,14 +42,7 @@ def test_a_folder_scores_the_unweighted_mean_over_its_sets(
     assert found["results"]["blimp"]["accuracy"]["n"] == 4
     sets = found["details"]["blimp"]["sets"]
     assert sorted(values["accuracy"]["value"] for values in sets.values()) == [0.0, 1.0]
-    assert set(found["results"]["blimp"]["accuracy"]) == {
-        "value",
-        "low",
-        "high",
-        "n",
-        "baseline",
-        "detectable",
-    }
+    assert set(found["results"]["blimp"]["accuracy"]) == {"value", "low", "high", "n", "baseline", "detectable"}
 
 
 def test_a_tie_counts_half_here_and_one_in_lm_eval(
@@ -133,9 +126,7 @@ def test_a_check_of_ones_own_that_was_changed_is_asked_again(
 ) -> None:
     data = write_rows(tmp_path / "own.jsonl", [{"prompt": "Anna"}])
     check = tmp_path / "mine.py"
-    (tmp_path / "mine.yaml").write_text(
-        f"kind: checked\ncheck: {check}\ndata: ['{data}']\nmax_new_tokens: 2\n"
-    )
+    (tmp_path / "mine.yaml").write_text(f"kind: checked\ncheck: {check}\ndata: ['{data}']\nmax_new_tokens: 2\n")
     arguments = [str(model_folder), "--task", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]
     for verdict in (0.0, 1.0):
         check.write_text(f"def check(row, answer):\n    return {verdict}\n")
@@ -178,16 +169,8 @@ CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
         ("kind: multiple_choice", {"query": "Who?"}, "own.jsonl:1: no field 'choices'; it has query"),
         ("kind: multiple_choice", CHOICE | {"gold": 2}, "'gold' is 2; expected 0 to 1, counted from 0"),
         ("kind: multiple_choice", CHOICE | {"choices": ["", "x"]}, "'choices' must be a list of two texts"),
-        (
-            "kind: multiple_choice\nprompt: '{nothing}'",
-            CHOICE,
-            "'prompt' asks for 'nothing'; the row has query",
-        ),
-        (
-            "kind: continuation",
-            {"context": "1+1=", "continuation": " "},
-            "'continuation' is empty; a reference",
-        ),
+        ("kind: multiple_choice\nprompt: '{nothing}'", CHOICE, "'prompt' asks for 'nothing'; the row has query"),
+        ("kind: continuation", {"context": "1+1=", "continuation": " "}, "'continuation' is empty; a reference"),
         (
             "kind: multiple_choice\nprompt: '{query.dogs}'",
             CHOICE,
@@ -203,32 +186,19 @@ CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
             {"sentence_good": "A dog.", "sentence_bad": 3},
             "own.jsonl:1: both sentences must be texts, none of them empty",
         ),
-        (
-            "kind: preferences",
-            {"prompt": "a", "chosen": "b", "rejected": ""},
-            "must be texts, none of them empty",
-        ),
+        ("kind: preferences", {"prompt": "a", "chosen": "b", "rejected": ""}, "must be texts, none of them empty"),
         (
             "kind: preferences",
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
             "own.jsonl:1: no field 'prompt', and 'chosen' and 'rejected' are no dialogues",
         ),
-        (
-            "kind: schema",
-            {"context_options": ["a"], "continuation": "b", "gold": 0},
-            "list of two texts or more",
-        ),
+        ("kind: schema", {"context_options": ["a"], "continuation": "b", "gold": 0}, "list of two texts or more"),
         ("kind: guessing", CHOICE, "no kind of task 'guessing'; there are: answers"),
         ("knid: guessing", CHOICE, "own.yaml:1: unknown key 'knid'; did you mean 'kind'?"),
     ],
 )
 def test_what_is_wrong_with_a_task_is_said(
-    model_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    task: str,
-    row: dict[str, Any],
-    message: str,
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, row: dict[str, Any], message: str
 ) -> None:
     data = write_rows(tmp_path / "own.jsonl", [row])
     (tmp_path / "own.yaml").write_text(f"{task}\ndata: ['{data}']\n")
@@ -252,9 +222,7 @@ def test_what_is_missing_is_said(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "eval" / "suites").glob("*.yaml")), ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", sorted((ROOT / "eval" / "suites").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_suite_names_tasks_that_are_there(file: Path) -> None:
     for name in find_suite(file.stem).tasks:
         find_task(name)

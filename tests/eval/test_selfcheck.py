@@ -93,9 +93,7 @@ def with_template(tokenizer: TextTokenizer, before: str, after: str) -> Case:
     """A case whose chat template was changed."""
     assert tokenizer.chat_template is not None
     assert before in tokenizer.chat_template
-    return case(
-        TextTokenizer(tokenizer.inner, tokenizer.roles, tokenizer.chat_template.replace(before, after))
-    )
+    return case(TextTokenizer(tokenizer.inner, tokenizer.roles, tokenizer.chat_template.replace(before, after)))
 
 
 def test_a_template_that_changes_what_was_said_is_found(tokenizer: TextTokenizer) -> None:
@@ -127,15 +125,11 @@ def test_a_failed_check_ends_with_its_cause(model_folder: Path, tmp_path: Path) 
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(
-        template.replace("['content']", "['content'] | trim"), "utf-8"
-    )
+    (folder / "chat_template.jinja").write_text(template.replace("['content']", "['content'] | trim"), "utf-8")
     rows = tmp_path / "rows.jsonl"
     lines = [{"prompt": f"{text} ", "completion": f" {text}"} for text in TEXTS]
     rows.write_text("\n".join(json.dumps({"messages": pair(line)}) for line in lines), encoding="utf-8")
-    with pytest.raises(
-        RunFailed, match=r"1 of 12 checks failed: template_round_trip: the template strips or changes"
-    ):
+    with pytest.raises(RunFailed, match=r"1 of 12 checks failed: template_round_trip: the template strips or changes"):
         selfcheck.run(SelfcheckConfig(model=str(folder), data=[str(rows)], max_tokens=16))
     assert RunFailed.exit_code == 3
 

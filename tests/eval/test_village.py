@@ -89,9 +89,7 @@ def test_pairs_have_the_better_of_chance_and_of_a_5_gram_model_as_baseline(
     wins = []
     for where in result["items"]["where"]:
         sentences = (rows[where][name] for name in ("sentence_good", "sentence_bad"))
-        good, bad = (
-            model.logprobs(np.array([0, *tokenizer.encode(f" {sentence}")])).sum() for sentence in sentences
-        )
+        good, bad = (model.logprobs(np.array([0, *tokenizer.encode(f" {sentence}")])).sum() for sentence in sentences)
         wins.append(0.5 if good == pytest.approx(bad, abs=1e-5) else float(good > bad))
     ngram = result["settings"]["ngram"]
     assert ngram["model"].startswith("5-gram")
@@ -108,9 +106,7 @@ def test_knowledge_is_measured_on_held_out_stories_between_their_floors(
     levels = floors.floors(world, texts)
     metrics = found["village_knowledge"]["metrics"]
     assert metrics["bits_per_byte"]["value"] == pytest.approx(bits / levels.num_bytes, rel=1e-5)
-    assert metrics["known_share"]["value"] == pytest.approx(
-        levels.known_share(bits / levels.num_bytes), rel=1e-4
-    )
+    assert metrics["known_share"]["value"] == pytest.approx(levels.known_share(bits / levels.num_bytes), rel=1e-4)
     assert metrics["bits_per_byte"]["baseline"] == pytest.approx(levels.grammar_bits_per_byte)
     assert metrics["bits_per_byte"]["ceiling"] == pytest.approx(levels.world_bits_per_byte)
 
@@ -164,12 +160,8 @@ def test_a_suites_folder_leaves_tasks_that_need_none_alone(
     assert list(json.loads(capsys.readouterr().out.splitlines()[-1])["results"]) == ["own_text"]
 
 
-def test_a_model_worse_than_its_baseline_is_flagged(
-    village_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert (
-        run(["eval", "run", str(village_run), "--task=village_knowledge", "--limit=4", "--device=cpu"]) == 0
-    )
+def test_a_model_worse_than_its_baseline_is_flagged(village_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["eval", "run", str(village_run), "--task=village_knowledge", "--limit=4", "--device=cpu"]) == 0
     assert "village_knowledge: bits_per_byte" in capsys.readouterr().err
 
 

@@ -53,14 +53,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def task(rows: str, **settings: str) -> TaskConfig:
     """A win rate."""
-    return TaskConfig.model_validate(
-        {"kind": "win_rate", "data": [rows], "chat": True, "max_new_tokens": 8} | settings
-    )
+    return TaskConfig.model_validate({"kind": "win_rate", "data": [rows], "chat": True, "max_new_tokens": 8} | settings)
 
 
-def test_a_cached_win_rate_knows_its_judge_by_content(
-    subject: Subject, judge: Path, rows: str, tmp_path: Path
-) -> None:
+def test_a_cached_win_rate_knows_its_judge_by_content(subject: Subject, judge: Path, rows: str, tmp_path: Path) -> None:
     copy = shutil.copytree(judge, tmp_path / "judge")
     asked = task(rows, reward_model=str(copy))
     rewards = []
@@ -87,17 +83,13 @@ def test_a_reward_is_the_logit_at_the_conversations_end(judge: Path) -> None:
         assert reward == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_over_b_and_b_over_a_add_up_to_one(
-    subject: Subject, judge: Path, rows: str, any_model: Path
-) -> None:
+def test_a_over_b_and_b_over_a_add_up_to_one(subject: Subject, judge: Path, rows: str, any_model: Path) -> None:
     forth = harness.measure(subject, task(rows, reward_model=str(judge), against=str(any_model)))
     other = Subject.open(str(any_model), "cpu")
     back = harness.measure(other, task(rows, reward_model=str(judge), against=str(subject.path)))
     wins = [r["items"]["values"]["win_rate"] for r in (forth, back)]
     assert [a + b for a, b in zip(*wins, strict=True)] == [1.0] * len(PROMPTS)
-    assert forth["metrics"]["reward"]["baseline"] == pytest.approx(
-        back["metrics"]["reward"]["value"], abs=1e-5
-    )
+    assert forth["metrics"]["reward"]["baseline"] == pytest.approx(back["metrics"]["reward"]["value"], abs=1e-5)
 
 
 def test_a_model_ties_with_itself(subject: Subject, judge: Path, rows: str) -> None:
@@ -146,9 +138,7 @@ def test_a_classifier_is_measured_on_labelled_texts(
     result = harness.measure(Subject.open(str(folder), "cpu"), wanted)
     rows = [row.tolist() for row in classifier.load(folder).probabilities((text, None) for text in texts)]
     chosen = ["ham" if row[0] >= row[1] else "spam" for row in rows]
-    assert result["items"]["values"]["accuracy"] == [
-        float(a == b) for a, b in zip(chosen, labels, strict=True)
-    ]
+    assert result["items"]["values"]["accuracy"] == [float(a == b) for a, b in zip(chosen, labels, strict=True)]
     assert result["metrics"]["accuracy"]["baseline"] == pytest.approx(2 / 3)
     assert {"f1", "mcc", "log_loss"} <= set(result["metrics"])
     with pytest.raises(DoesNotApply, match="not a classifier"):

@@ -82,11 +82,7 @@ def inputs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     texts = [{"text": f"{n}: once upon a time there was a fox named {n * n}.\n" * 5} for n in range(400)]
     Path(found["stories"]).write_text("".join(json.dumps(text) + "\n" for text in texts))
     Path(found["reward"]).write_text(REWARD)
-    for name, out in (
-        ("tokenizer train", "tokenizer"),
-        ("pretrain prepare", "shards"),
-        ("pretrain train", "base"),
-    ):
+    for name, out in (("tokenizer train", "tokenizer"), ("pretrain prepare", "shards"), ("pretrain train", "base")):
         made = _command(name, found)
         outcome = zygote.run(made.starting(Path(found[out])), folder)
         assert outcome.code == 0, outcome.said
@@ -134,9 +130,7 @@ def record(record_property: Callable[[str, Any], None]) -> Record:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Sum up in one line, and by kind and command in a JSON file."""
-    reports = [
-        r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, []) if r.when == "call"
-    ]
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, []) if r.when == "call"]
     faults = [value for report in reports for name, value in report.user_properties if name == "fault"]
     if not faults:
         return

@@ -74,13 +74,7 @@ class Zygote:
         """Begin a command; `folder` is what it works on."""
         self._count += 1
         log, said = (self._workplace / f"{self._count}.{kind}" for kind in ("log", "said"))
-        request = {
-            "arguments": arguments,
-            "folder": str(folder),
-            "log": str(log),
-            "said": str(said),
-            "fault": fault,
-        }
+        request = {"arguments": arguments, "folder": str(folder), "log": str(log), "said": str(said), "fault": fault}
         return Child(self._ask({"start": request})["pid"], folder, log, said)
 
     def mount(self, place: Path, *options: str) -> str:
@@ -182,8 +176,7 @@ class Command:
         renamed = [
             int(found[1])
             for call in stopped.calls[:-1]
-            if call.name == "rename"
-            and (found := re.fullmatch(r"checkpoints/\.step-(\d+)\.partial", call.path))
+            if call.name == "rename" and (found := re.fullmatch(r"checkpoints/\.step-(\d+)\.partial", call.path))
         ]
         newest = max((checkpoints.step_of(c) for c in listed), default=0)
         if renamed and newest < max(renamed) and not clears_away:

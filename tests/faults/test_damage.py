@@ -40,17 +40,14 @@ def put_a_space(file: Path) -> None:
 def before_publication(zygote: Zygote, command: Command, out: Path) -> Path:
     """A run that was killed after its last checkpoint."""
     after = command.last_checkpoint_and_after()
-    end = max(
-        call.number for call in after if call.path.startswith("checkpoints/.") and "partial" in call.path
-    )
+    end = max(call.number for call in after if call.path.startswith("checkpoints/.") and "partial" in call.path)
     stopped = zygote.run(command.starting(out), out, at=end + 1, action=signal.SIGKILL)
     assert stopped.code == -signal.SIGKILL
     return out
 
 
 @pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(n, marks=pytest.mark.slow) for n in KEEP_CHECKPOINTS if n != "rlhf ppo"), "rlhf ppo"],
+    "name", [*(pytest.param(n, marks=pytest.mark.slow) for n in KEEP_CHECKPOINTS if n != "rlhf ppo"), "rlhf ppo"]
 )
 def test_whatever_is_damaged_in_a_checkpoint_the_one_before_is_used_aloud(
     zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str
@@ -104,13 +101,7 @@ def test_what_changed_under_a_run_is_not_gone_on_with(
     file = Path(inputs["shards"]).parent / changed
     before = file.read_bytes()
     # Still readable, and as long as before where there is no other reason to look.
-    changes = {
-        ".bin": flip,
-        ".safetensors": flip,
-        ".jsonl": replace_foxes,
-        ".json": put_a_space,
-        ".py": put_a_space,
-    }
+    changes = {".bin": flip, ".safetensors": flip, ".jsonl": replace_foxes, ".json": put_a_space, ".py": put_a_space}
     changes[file.suffix](file)
     try:
         again = zygote.run(command.going_on(out), out)

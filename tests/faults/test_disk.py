@@ -15,9 +15,7 @@ NEED_SPACE = ("open", "mkdir", "write", "writev", "fwrite")
 FULL = "no space left to write it; free some disk and continue with --resume"
 
 
-def problem_of(
-    zygote: Zygote, command: Command, out: Path, ends: dict[str, str | None], **fault: int
-) -> str | None:
+def problem_of(zygote: Zygote, command: Command, out: Path, ends: dict[str, str | None], **fault: int) -> str | None:
     """What is wrong after a command that met a full disk, and after going on with room again."""
     stopped = zygote.run(command.starting(out), out, **fault)
     problem = command.problem(out, stopped)
@@ -29,9 +27,7 @@ def problem_of(
     return problem or ends[state]
 
 
-def fill_up_at(
-    zygote: Zygote, command: Command, calls: list[Call], folder: Path, record: Record
-) -> dict[str, str]:
+def fill_up_at(zygote: Zygote, command: Command, calls: list[Call], folder: Path, record: Record) -> dict[str, str]:
     problems, ends = {}, dict[str, str | None]()
     for call in calls:
         out = folder / str(call.number)
@@ -87,11 +83,7 @@ def mount(zygote: Zygote, place: Path, *options: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ARGUMENTS if name != "tokenizer train"])
 def test_on_a_small_disk_it_says_so_and_goes_on(
-    zygote: Zygote,
-    command_of: Callable[[str], Command],
-    tmp_path: Path,
-    record: Record,
-    name: str,
+    zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str
 ) -> None:
     command = command_of(name)
     needed = sum(file.stat().st_size for file in command.whole.rglob("*") if file.is_file())
@@ -110,15 +102,10 @@ def test_on_a_small_disk_it_says_so_and_goes_on(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ARGUMENTS if name != "rlhf dpo"), "rlhf dpo"],
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ARGUMENTS if name != "rlhf dpo"), "rlhf dpo"]
 )
 def test_a_folder_that_can_not_be_written_is_said_and_stays(
-    zygote: Zygote,
-    command_of: Callable[[str], Command],
-    record: Record,
-    name: str,
-    tmp_path: Path,
+    zygote: Zygote, command_of: Callable[[str], Command], record: Record, name: str, tmp_path: Path
 ) -> None:
     command = command_of(name)
     place = shutil.copytree(command.whole.parent, tmp_path / "place")

@@ -54,9 +54,7 @@ atomic.write_file(Path({folder!r}) / "result.json", "new result")
 """
 
 
-def every_kill(
-    zygote: Zygote, record: Record, code: str, folder: Path, make: Callable[[Path], None]
-) -> list[Path]:
+def every_kill(zygote: Zygote, record: Record, code: str, folder: Path, make: Callable[[Path], None]) -> list[Path]:
     """What is left of folders that `make` has filled after a kill at each call of a piece of code."""
     make(folder / "counted")
     counted = zygote.run(["-c", code.format(folder=str(folder / "counted"))], folder / "counted")
@@ -70,9 +68,7 @@ def every_kill(
     return left
 
 
-def test_a_checkpoint_is_whole_or_not_there_after_each_call(
-    zygote: Zygote, record: Record, tmp_path: Path
-) -> None:
+def test_a_checkpoint_is_whole_or_not_there_after_each_call(zygote: Zygote, record: Record, tmp_path: Path) -> None:
     def two_checkpoints(folder: Path) -> None:
         folder.mkdir()
         for step in (1, 2):
@@ -178,9 +174,7 @@ def test_killed_after_each_call_up_to_the_first_checkpoint_it_ends_the_same(
     zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str
 ) -> None:
     command = command_of(name)
-    first = next(
-        c.number for c in command.calls if c.path == "checkpoints/.step-000001.partial" and c.name == "rename"
-    )
+    first = next(c.number for c in command.calls if c.path == "checkpoints/.step-000001.partial" and c.name == "rename")
     survivors(zygote, command, points(command.calls[:first]), tmp_path, record, "SIGKILL after each call")
 
 

@@ -36,12 +36,7 @@ def middle(command: Command) -> int:
     ],
 )  # fmt: skip
 def test_stopped_within_its_loop_it_writes_a_checkpoint_and_exits_130(
-    zygote: Zygote,
-    command_of: Callable[[str], Command],
-    tmp_path: Path,
-    record: Record,
-    name: str,
-    number: int,
+    zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str, number: int
 ) -> None:
     command, out = command_of(name), tmp_path / "run"
     stopped = zygote.run(command.starting(out), out, at=middle(command), action=number)
@@ -56,12 +51,7 @@ def test_stopped_within_its_loop_it_writes_a_checkpoint_and_exits_130(
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_stopped_at_some_call_nothing_is_lost(
-    zygote: Zygote,
-    command_of: Callable[[str], Command],
-    tmp_path: Path,
-    record: Record,
-    name: str,
-    number: int,
+    zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str, number: int
 ) -> None:
     command, problems, ends = command_of(name), dict[str, Any](), dict[str, str | None]()
     window = command.last_checkpoint_and_after()
@@ -69,9 +59,7 @@ def test_stopped_at_some_call_nothing_is_lost(
     for call in chosen:
         out = tmp_path / str(call.number)
         stopped = zygote.run(command.starting(out), out, at=call.number, action=number)
-        problem = (
-            command.problem(out, stopped) if stopped.code in (0, 130) else f"{stopped.code}: {stopped.said}"
-        )
+        problem = command.problem(out, stopped) if stopped.code in (0, 130) else f"{stopped.code}: {stopped.said}"
         state = state_of(out)
         if state not in ends:
             ends[state] = command.finished_otherwise(out, zygote.run(command.going_on(out), out))
@@ -105,11 +93,7 @@ def test_stopped_at_random_moments_nothing_is_lost(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ARGUMENTS if n != "pretrain train"),
-        "pretrain train",
-    ],
+    "name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ARGUMENTS if n != "pretrain train"), "pretrain train"]
 )
 def test_a_second_process_is_refused_and_the_first_goes_on(
     zygote: Zygote, command_of: Callable[[str], Command], tmp_path: Path, record: Record, name: str

@@ -30,9 +30,7 @@ def test_a_prompt_gets_one_answer(qwen3: Path, capsys: pytest.CaptureFixture[str
     assert [m["role"] for m in messages] == ["user", "assistant"]
 
 
-def test_the_answer_is_the_samplers(
-    qwen3: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_is_the_samplers(qwen3: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     talk = talk_to(qwen3)
     talk.say("Who?")
     ids = render(tokenizer, [{"role": "user", "content": "Who?"}], add_generation_prompt=True).ids
@@ -86,9 +84,7 @@ def test_lines_of_a_pipe_are_turns_and_commands(
     assert "/reset             forget the conversation" in told
 
 
-def test_the_oldest_turns_go_when_the_context_is_full(
-    qwen3: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_oldest_turns_go_when_the_context_is_full(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
     talk = talk_to(qwen3, system="Be kind.")
     for number in range(6):
         talk.say(f"message {number}")
@@ -141,8 +137,6 @@ def test_a_model_without_template_and_a_base_model_are_told(
 
 def test_a_classifier_is_refused(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((qwen3 / "config.json").read_text())
-    (tmp_path / "config.json").write_text(
-        json.dumps(content | {"architectures": ["Qwen3ForSequenceClassification"]})
-    )
+    (tmp_path / "config.json").write_text(json.dumps(content | {"architectures": ["Qwen3ForSequenceClassification"]}))
     assert run(["finetune", "chat", str(tmp_path), "--prompt=x"]) == 1
     assert "a classifier, which labels texts; use fledge finetune predict" in capsys.readouterr().err

@@ -17,13 +17,7 @@ from fledge.models.folder import read_tensors
 from fledge.village import spec
 
 DATA = "village:hamlet/messages#150"
-QUICK = [
-    "--config=tiny",
-    "--run.max-steps=8",
-    "--run.checkpoint-every=4",
-    "--validation.every=4",
-    "--run.threads=1",
-]
+QUICK = ["--config=tiny", "--run.max-steps=8", "--run.checkpoint-every=4", "--validation.every=4", "--run.threads=1"]
 
 
 def classify(base: Path, out: Path, *more: str, data: str = DATA) -> int:
@@ -122,8 +116,7 @@ def test_the_learning_curve_has_a_point_a_budget(qwen3: Path, tmp_path: Path) ->
     points = result_of(out)["curve"]
     assert [point["labels"] for point in points] == [8, 20]
     assert all(
-        low <= mean <= high
-        for mean, low, high in (point["classifiers"]["model"]["accuracy"] for point in points)
+        low <= mean <= high for mean, low, high in (point["classifiers"]["model"]["accuracy"] for point in points)
     )
     assert (out / "labels_f1.png").is_file()
     assert yaml.safe_load((out / "labels-8-draw-1" / "config.yaml").read_text())["run"]["seed"] == 1
@@ -131,9 +124,7 @@ def test_the_learning_curve_has_a_point_a_budget(qwen3: Path, tmp_path: Path) ->
 
 def test_a_seed_moves_no_row_to_another_part(trained: Path, qwen3: Path, tmp_path: Path) -> None:
     assert classify(qwen3, tmp_path / "r", "--run.seed=5") == 0
-    first, second = (
-        [row["where"] for row in read_rows(p / "predictions.jsonl")] for p in (trained, tmp_path / "r")
-    )
+    first, second = ([row["where"] for row in read_rows(p / "predictions.jsonl")] for p in (trained, tmp_path / "r"))
     assert first == second
     assert weights(trained) != weights(tmp_path / "r")
 
@@ -142,10 +133,7 @@ def test_a_seed_moves_no_row_to_another_part(trained: Path, qwen3: Path, tmp_pat
     ("options", "message"),
     [
         (["--positive=eggs"], "--positive eggs: no such label; there are ham, spam"),
-        (
-            ["--lora.rank=2", "--lora.targets=nothing"],
-            "--lora.targets nothing: no layer of the model is named so",
-        ),
+        (["--lora.rank=2", "--lora.targets=nothing"], "--lora.targets nothing: no layer of the model is named so"),
         (["--folds=1"], "--folds 1: one part can't be both trained and tested on"),
         (["--label-budget=2,x"], "--label-budget 2,x: expected numbers from 4 on"),
         (["--folds=2", "--label-budget=8"], "exclude each other"),
@@ -176,13 +164,7 @@ def test_the_numbers_of_a_verdict_by_hand() -> None:
     def row(truth: int, chosen: int, other: int, p: float) -> dict[str, Any]:
         shares = [1 - p, p] if chosen else [p, 1 - p]
         votes = [float(other == k) for k in (0, 1)]
-        return {
-            "truth": truth,
-            "chosen": chosen,
-            "probabilities": shares,
-            "baselines": {"x": votes},
-            "where": "",
-        }
+        return {"truth": truth, "chosen": chosen, "probabilities": shares, "baselines": {"x": votes}, "where": ""}
 
     rows = [row(1, 1, 1, 0.9), row(0, 1, 0, 0.8), row(1, 0, 0, 0.7), row(0, 0, 0, 0.6)]
     judged = Judged(rows, ["ham", "spam"], 1)

@@ -80,11 +80,7 @@ def test_labels_are_the_answer_and_its_end(tokenizer: TextTokenizer, examples: l
 
 
 def test_typed_markers_are_text(tokenizer: TextTokenizer) -> None:
-    typed = [
-        Conversation(
-            "a:1", [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "x"}]
-        )
-    ]
+    typed = [Conversation("a:1", [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "x"}])]
     (example,) = supervised.tokenise(tokenizer, typed, 64).examples
     assert example["input_ids"].count(tokenizer.special_ids["<|im_end|>"]) == 2
 
@@ -111,24 +107,17 @@ def test_what_is_too_long_keeps_its_whole_answers_and_is_counted(tokenizer: Text
     ("template", "what"),
     [
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "nothing"),
-        (
-            "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-            "everything",
-        ),
+        ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", "everything"),
     ],
 )
-def test_nothing_or_everything_to_learn_is_refused(
-    tokenizer: TextTokenizer, template: str, what: str
-) -> None:
+def test_nothing_or_everything_to_learn_is_refused(tokenizer: TextTokenizer, template: str, what: str) -> None:
     odd = TextTokenizer(tokenizer.inner, tokenizer.roles, template)
     with pytest.raises(DataError, match=rf"here:0: {what} in these 5 conversations would be learned"):
         supervised.tokenise(odd, talks(5), 64)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
-def test_the_loss_is_transformers_own(
-    kind: str, examples: list[Example], request: pytest.FixtureRequest
-) -> None:
+def test_the_loss_is_transformers_own(kind: str, examples: list[Example], request: pytest.FixtureRequest) -> None:
     model = folder.load_by_transformers(request.getfixturevalue(kind))
     (batch,) = (supervised.collate([examples[4]]),)
     theirs = model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
@@ -195,9 +184,7 @@ def test_new_tokens_begin_as_the_mean_and_are_trained_with_adapters(
     before = [layer.weight.detach().clone() for layer in layers]
 
     turns = vocabulary.template_ids(new)
-    tuned = adapters.add_lora(
-        model, rank=2, alpha=None, dropout=0.0, targets=["all-linear"], seed=0, token_ids=turns
-    )
+    tuned = adapters.add_lora(model, rank=2, alpha=None, dropout=0.0, targets=["all-linear"], seed=0, token_ids=turns)
     optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], 0.5)
     rows = supervised.tokenise(new, talks(6), 64).examples
     for _ in range(3):
@@ -208,9 +195,7 @@ def test_new_tokens_begin_as_the_mean_and_are_trained_with_adapters(
     prompts = [row["input_ids"] for row in rows[:2]]
     written = adapters.write(tuned, prompts)
     merged = tuned.merge_and_unload()
-    for layer, old_weight in zip(
-        (merged.get_input_embeddings(), merged.get_output_embeddings()), before, strict=True
-    ):
+    for layer, old_weight in zip((merged.get_input_embeddings(), merged.get_output_embeddings()), before, strict=True):
         changed = (layer.weight != old_weight).any(1).nonzero().flatten().tolist()
         assert changed == turns
     proof = adapters.compare(written, adapters.write(merged, prompts))
@@ -239,15 +224,9 @@ def test_a_run_leaves_a_model_that_transformers_loads(trained: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(trained / "model")
     theirs = transformers.AutoTokenizer.from_pretrained(trained / "model")
     assert "{%- generation -%}" in theirs.chat_template
-    assert theirs.convert_ids_to_tokens(model.generation_config.eos_token_id) == [
-        "<|im_end|>",
-        "<|endoftext|>",
-    ]
+    assert theirs.convert_ids_to_tokens(model.generation_config.eos_token_id) == ["<|im_end|>", "<|endoftext|>"]
     samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
-    assert {(s["step"], s["prompt"]) for s in samples} >= {
-        (2, "Once upon a time"),
-        (6, "Once upon a time"),
-    }
+    assert {(s["step"], s["prompt"]) for s in samples} >= {(2, "Once upon a time"), (6, "Once upon a time")}
     assert "## Lineage" in (trained / "model" / "README.md").read_text()
     assert "held-out loss on the answers" in (trained / "summary.md").read_text()
 
@@ -260,15 +239,11 @@ def test_the_saved_model_has_the_loss_that_was_measured(trained: Path, tokenizer
     settings = config.load(InstructConfig, trained / "config.yaml")
     held_out = _prepare(settings).held_out
     model = folder.load_by_transformers(trained / "model")
-    assert supervised.mean_loss(model, held_out, 8) == pytest.approx(
-        result_of(trained)["validation_loss"], abs=1e-5
-    )
+    assert supervised.mean_loss(model, held_out, 8) == pytest.approx(result_of(trained)["validation_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("lora", [[], ["--lora.rank=2", "--lora.dropout=0.1"]], ids=["full", "lora"])
-def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
-    qwen3: Path, tmp_path: Path, lora: list[str]
-) -> None:
+def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(qwen3: Path, tmp_path: Path, lora: list[str]) -> None:
     assert instruct(qwen3, tmp_path / "whole", *lora) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for gone in ("checkpoints/step-000006", "model"):
@@ -300,10 +275,7 @@ def test_an_adapter_target_that_matches_nothing_is_named(
     qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert instruct(qwen3, tmp_path / "r", "--lora.rank=2", "--lora.targets=nope") == 1
-    assert (
-        "--lora.targets nope: no layer of the model is named so; there are: down_proj,"
-        in capsys.readouterr().err
-    )
+    assert "--lora.targets nope: no layer of the model is named so; there are: down_proj," in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 
@@ -316,19 +288,13 @@ def test_prompts_that_leave_no_room_for_an_answer_are_not_asked(qwen3: Path, tmp
     long = "the dog sees the mill and " * 2
     rows = [{"prompt": f"{n} {long}", "completion": "yes"} for n in range(20)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = [
-        *(o for o in QUICK if not o.startswith("--data")),
-        f"--data={tmp_path}/d.jsonl",
-        "--lora.rank=2",
-    ]
+    options = [*(o for o in QUICK if not o.startswith("--data")), f"--data={tmp_path}/d.jsonl", "--lora.rank=2"]
     start = ["finetune", "instruct", str(qwen3), "--config=tiny", f"--answers.prompts={long * 5}"]
     assert run([*start, *options, "--out", str(tmp_path / "r")]) == 0
     assert result_of(tmp_path / "r")["answers"] == 0
     assert result_of(tmp_path / "r")["merge_same_greedy_tokens"]
 
 
-def test_a_length_above_the_context_is_refused(
-    gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_length_above_the_context_is_refused(gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert instruct(gpt2, tmp_path / "r", "--max-length=65") == 1
     assert "--max-length 65: the model's context is 64 tokens" in capsys.readouterr().err

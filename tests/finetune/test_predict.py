@@ -24,9 +24,7 @@ def predict(model: Path, *options: str) -> int:
     return run(["finetune", "predict", str(model), *options])
 
 
-def test_a_text_gets_a_line_with_label_and_probabilities(
-    spam: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_text_gets_a_line_with_label_and_probabilities(spam: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(spam, "--text", "WIN a FREE prize, text now") == 0
     answer = json.loads(capsys.readouterr().out)
     assert set(answer) == {"label", "probabilities"}
@@ -46,9 +44,7 @@ def test_a_file_has_a_line_a_row_in_order_whatever_the_batches(spam: Path, tmp_p
     )
     assert [row["label"] for row in first] == [row["label"] for row in second]
     alone = [next(classifier.load(spam).probabilities([(text, None)])) for text in texts]
-    assert [row["probabilities"]["spam"] for row in second] == pytest.approx(
-        [float(p[1]) for p in alone], abs=2e-6
-    )
+    assert [row["probabilities"]["spam"] for row in second] == pytest.approx([float(p[1]) for p in alone], abs=2e-6)
 
 
 def test_a_plain_file_has_a_text_a_line(spam: Path, tmp_path: Path) -> None:
@@ -64,9 +60,7 @@ def test_nothing_is_half_written(spam: Path, tmp_path: Path, capsys: pytest.Capt
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_an_existing_file_is_not_overwritten(
-    spam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_existing_file_is_not_overwritten(spam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out.jsonl").write_text("mine")
     assert predict(spam, "--text=x", f"--out={tmp_path}/out.jsonl") == 1
     assert "exists already and is not overwritten" in capsys.readouterr().err

@@ -36,9 +36,7 @@ def test_near_duplicates_are_one_group_and_others_are_not() -> None:
 def test_groups_equal_those_of_comparing_all_pairs() -> None:
     texts = [f"{prize} {n % 7} {word}" for n, word in enumerate(["x", "yes", "maybe so"]) for prize in PRIZES]
     texts += [*OTHERS, ""]
-    shingles = [
-        {form[i : i + 5] for i in range(max(1, len(form) - 4))} for form in (normal_form(t) for t in texts)
-    ]
+    shingles = [{form[i : i + 5] for i in range(max(1, len(form) - 4))} for form in (normal_form(t) for t in texts)]
     own = list(range(len(texts)))
     for a in range(len(texts)):
         for b in range(a):
@@ -59,9 +57,7 @@ def test_parts_are_whole_disjoint_and_of_about_the_shares_asked_for() -> None:
 def test_order_does_not_move_a_text_to_another_part() -> None:
     rows = examples(200)
     shuffled = random.Random(0).sample(rows, len(rows))
-    first, second = (
-        {of[index].text for index in split(of, SplitConfig(), 0.1).test} for of in (rows, shuffled)
-    )
+    first, second = ({of[index].text for index in split(of, SplitConfig(), 0.1).test} for of in (rows, shuffled))
     assert first == second
 
 
@@ -70,16 +66,12 @@ def test_copies_stand_on_one_side() -> None:
     copies = [Example("x", row.text.replace("pence", "PENCE!"), None, row.label) for row in rows]
     parts = split(rows + copies, SplitConfig(), 0.1)
     for part in (parts.train, parts.validation, parts.test):
-        assert {index % 100 for index in part if index < 100} == {
-            index % 100 for index in part if index >= 100
-        }
+        assert {index % 100 for index in part if index < 100} == {index % 100 for index in part if index >= 100}
 
 
 def test_each_text_is_tested_in_one_fold() -> None:
     rows = examples(200)
-    tested = [
-        index for fold in range(4) for index in split(rows, SplitConfig(num_folds=4, fold=fold), 0.1).test
-    ]
+    tested = [index for fold in range(4) for index in split(rows, SplitConfig(num_folds=4, fold=fold), 0.1).test]
     assert sorted(tested) == list(range(200))
 
 

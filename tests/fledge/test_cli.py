@@ -33,9 +33,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "train", "--out", "x", "--resume", "y"], "--out and --resume can't be given together"),
     ],
 )
-def test_wrong_usage_is_exit_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -71,9 +69,7 @@ def test_the_deepspeed_launchers_rank_is_taken_and_hidden(capsys: pytest.Capture
 
 def test_only_rank_0_speaks() -> None:
     code = "from fledge import console; console.note('a'); console.result('b')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"RANK": "1"}
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"RANK": "1"})
     assert done.stdout + done.stderr == ""
 
 
@@ -100,9 +96,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 def test_text_that_the_terminal_has_no_letters_for_is_replaced() -> None:
     say = "click.Command('doctor', callback=lambda: console.result(chr(0x201C) + 'a'))"
-    code = (
-        f"import click; from fledge import __main__, console, doctor; doctor.doctor = {say}; __main__.main()"
-    )
+    code = f"import click; from fledge import __main__, console, doctor; doctor.doctor = {say}; __main__.main()"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-c", code, "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -130,11 +124,7 @@ def test_a_stage_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (stranger / "__init__.py").write_text("")
     (stranger / "cli.py").write_text("cli = None")
     done = subprocess.run(
-        [sys.executable, "-m", "fledge", "tokenizer"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
+        [sys.executable, "-m", "fledge", "tokenizer"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 1
     assert "the package 'tokenizer' comes from" in done.stderr

@@ -111,9 +111,7 @@ def test_missing_config_file_is_an_error() -> None:
         config.resolve_config_path(Command, "none/my.yaml")
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("3m", 180), ("1h30m", 5400), ("1.5m", 90)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("3m", 180), ("1h30m", 5400), ("1.5m", 90)])
 def test_durations(text: str, seconds: float) -> None:
     assert config.parse_duration(text) == seconds
 

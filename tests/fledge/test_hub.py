@@ -7,28 +7,14 @@ import pytest
 from fledge import hub
 
 
-@pytest.mark.parametrize(
-    "name", ["Qwen/Qwen3-0.6B", "HuggingFaceFW/fineweb", "gpt2", "openai-community/gpt2"]
-)
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "HuggingFaceFW/fineweb", "gpt2", "openai-community/gpt2"])
 def test_hub_names_are_known(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert hub.looks_like_hub_name(name)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "./a/b",
-        "/a/b",
-        "runs/base",
-        "a/b/c",
-        "tok",
-        "books/train.jsonl.gz",
-        "../a",
-        "a/b/",
-        "mine/base",
-        "~/a",
-    ],
+    "name", ["./a/b", "/a/b", "runs/base", "a/b/c", "tok", "books/train.jsonl.gz", "../a", "a/b/", "mine/base", "~/a"]
 )
 def test_paths_are_no_hub_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

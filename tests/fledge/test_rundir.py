@@ -141,9 +141,7 @@ def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path) -> None
         pytest.skip("wandb is installed here")
     with (
         rundir.create(Command(), tmp_path / "r") as folder,
-        pytest.raises(
-            RunError, match=r"--run\.trackers wandb: not installed; pip install 'fledge-lm\[wandb\]'"
-        ),
+        pytest.raises(RunError, match=r"--run\.trackers wandb: not installed; pip install 'fledge-lm\[wandb\]'"),
     ):
         folder.track_with(["wandb"])  # before step 0, not at the first line
 
@@ -163,9 +161,7 @@ def test_reopening_what_is_no_run_is_an_error(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before_the_start(tmp_path: Path) -> None:
-    with pytest.raises(
-        RunError, match=r"GB free, but checkpoints need about 1000000000\.00 GB; free some disk"
-    ):
+    with pytest.raises(RunError, match=r"GB free, but checkpoints need about 1000000000\.00 GB; free some disk"):
         rundir.require_disk(tmp_path, 1e18, "checkpoints")
 
 

@@ -11,9 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from fledge.errors import ModelError
 from fledge.tokens import SPECIAL_TOKENS, TextTokenizer, byte_alphabet, default_chat_template
 
-TEXT = (
-    "It was a dark night; the rain fell. It wasn't the first 1234 nights.\n\n  caf\u00e9 \u4f60\u597d\n" * 20
-)
+TEXT = "It was a dark night; the rain fell. It wasn't the first 1234 nights.\n\n  caf\u00e9 \u4f60\u597d\n" * 20
 
 
 def make(vocab_size: int = 300) -> TextTokenizer:

@@ -43,9 +43,7 @@ class Validation(Config):
 class Settings(CommandConfig):
     stage: ClassVar[str] = "tests"
     command: ClassVar[str] = "bridge"
-    run: RunConfig = RunConfig(
-        max_steps=12, checkpoint_every=4, log_every=2, threads=1, device="cpu", dtype="float32"
-    )
+    run: RunConfig = RunConfig(max_steps=12, checkpoint_every=4, log_every=2, threads=1, device="cpu", dtype="float32")
     batch: Batches = Batches()
     optim: Optim = Optim()
     validation: Validation = Validation()
@@ -155,9 +153,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, num_batches: in
 def test_frozen_weights_are_not_saved(tmp_path: Path) -> None:
     start(make_job(), Settings(), tmp_path / "r")
     checkpoint = checkpoints.listed(tmp_path / "r" / "checkpoints")[-1]
-    with trainer_bridge.load_weights.__globals__["safe_open"](
-        checkpoint / "weights.safetensors", "pt"
-    ) as file:
+    with trainer_bridge.load_weights.__globals__["safe_open"](checkpoint / "weights.safetensors", "pt") as file:
         assert set(file.keys()) == {"weight"}
 
 
@@ -246,9 +242,7 @@ def test_what_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path, wha
             return value
         return value * float("nan") if what == "loss" else (value - value.detach()).sqrt()
 
-    with pytest.raises(
-        RunFailed, match=r"step \d: the (loss|gradient's norm) is nan; lower --optim.learning-rate"
-    ):
+    with pytest.raises(RunFailed, match=r"step \d: the (loss|gradient's norm) is nan; lower --optim.learning-rate"):
         start(make_job(loss=bad), Settings(), tmp_path / "r")
 
 

@@ -59,7 +59,7 @@ def test_the_whole_stays_readable() -> None:
         return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
 
     # The aim is 13,000 with everything there (LOG.md, "Size"); until then nothing may be added unnoticed.
-    assert lines(SOURCES) <= 27000
+    assert lines(SOURCES) <= 26000
     assert lines([file for file in SOURCES if relative(file).startswith("fledge/village/")]) <= 1220
 
 
@@ -103,8 +103,7 @@ def test_every_command_has_file_config_yaml_and_test() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["pretrain", "train", "--help"], ["plan", "--help"], ["tokenizer", "--help"]],
+    "arguments", [["--help"], ["pretrain", "train", "--help"], ["plan", "--help"], ["tokenizer", "--help"]]
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -140,12 +139,6 @@ def test_only_the_bridge_trains_by_foreign_trainers() -> None:
 
 def test_no_registry_is_named() -> None:
     # Split, so that this file does not name them.
-    hosts = re.compile(
-        "|".join(["py" + r"pi\.org", "python" + "hosted", r"npm" + r"js\.", "deb" + r"ian\.org"])
-    )
-    tracked = subprocess.run(
-        ["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout.split()
-    assert [
-        name for name in tracked if hosts.search((ROOT / name).read_text(encoding="utf-8", errors="ignore"))
-    ] == []
+    hosts = re.compile("|".join(["py" + r"pi\.org", "python" + "hosted", r"npm" + r"js\.", "deb" + r"ian\.org"]))
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    assert [name for name in tracked if hosts.search((ROOT / name).read_text(encoding="utf-8", errors="ignore"))] == []

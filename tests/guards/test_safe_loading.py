@@ -21,16 +21,12 @@ def calls_of(name: str) -> Iterator[tuple[str, dict[str, object]]]:
     """File and plain keyword arguments of each call of a function or method."""
     for file, node in CALLS:
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name:
-            values = {
-                k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant) and k.arg
-            }
+            values = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant) and k.arg}
             yield f"{file}:{node.lineno} {ast.unparse(node.func)}", values
 
 
 def test_torch_loads_weights_only_and_only_checkpoints() -> None:
-    found = [
-        (where.split(":")[0], values) for where, values in calls_of("load") if where.endswith(" torch.load")
-    ]
+    found = [(where.split(":")[0], values) for where, values in calls_of("load") if where.endswith(" torch.load")]
     assert [file for file, _ in found] == ["fledge/checkpoints.py"]
     assert all(values["weights_only"] is True for _, values in found)
     saved = [where.split(":")[0] for where, _ in calls_of("save") if where.endswith(" torch.save")]

@@ -103,9 +103,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page."""
     found, text = [], page.read_text(encoding="utf-8")
-    for match in re.finditer(
-        r"(<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
-    ):
+    for match in re.finditer(r"(<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         line = text[: match.start(3)].count("\n") + 1
         name = f"{page.relative_to(ROOT)}:{line}"
         found.append(Block(name, match[3], match[4], match[2]))
@@ -243,9 +241,7 @@ def test_every_page_is_run() -> None:
 
 def test_error_texts_on_the_pages_are_ours() -> None:
     sources = [
-        path.read_text(encoding="utf-8")
-        for stage in ("fledge", *STAGES)
-        for path in (ROOT / stage).rglob("*.py")
+        path.read_text(encoding="utf-8") for stage in ("fledge", *STAGES) for path in (ROOT / stage).rglob("*.py")
     ]
     ours = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # strings that stand on several lines
     for page in sorted(DOCS.glob("*.md")):
@@ -275,9 +271,7 @@ def test_the_notebook_is_whole_and_small() -> None:
     cells = content["cells"]
     assert len({cell["id"] for cell in cells}) == len(cells)
     assert [cell["execution_count"] for cell in code_cells()] == list(range(1, len(code_cells()) + 1))
-    assert all(
-        output["output_type"] in ("stream", "display_data") for c in code_cells() for output in c["outputs"]
-    )
+    assert all(output["output_type"] in ("stream", "display_data") for c in code_cells() for output in c["outputs"])
     assert TOUR.stat().st_size <= 300_000
 
 

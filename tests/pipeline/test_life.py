@@ -31,18 +31,7 @@ def test_text_becomes_a_model_that_writes(
     prepare = ["pretrain", "prepare", "--config", "tiny", "--input", "cats.txt", "--tokenizer", "runs/tok"]
     assert run([*prepare, "--out", "runs/shards"]) == 0
     train = ["pretrain", "train", "--config", "tiny", "--data", "runs/shards", "--out", "runs/base"]
-    assert (
-        run(
-            [
-                *train,
-                "--run.max-steps=60",
-                "--run.checkpoint-every=20",
-                "--run.threads=1",
-                "--samples.every=0",
-            ]
-        )
-        == 0
-    )
+    assert run([*train, "--run.max-steps=60", "--run.checkpoint-every=20", "--run.threads=1", "--samples.every=0"]) == 0
     losses = [m["loss"] for m in read_metrics(Path("runs/base")) if "loss" in m]
     assert losses[-1] < losses[0] - 2
     capsys.readouterr()
@@ -104,9 +93,7 @@ def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> N
     made = sorted(p.name for p in (tmp_path / "demo").iterdir())
     runs = ("tokenizer", "shards", "pretrain", "instruct", "classify", "reward", "ppo")
     assert made == sorted([*runs, "report.html"])
-    passed = {
-        band["name"].split()[0] + " " + band["name"].split()[1]: band["passed"] for band in result["bands"]
-    }
+    passed = {band["name"].split()[0] + " " + band["name"].split()[1]: band["passed"] for band in result["bands"]}
     # Eight steps teach nothing: neither the text nor, happily, to answer.
     expected = {"pretrain bits": False, "pretrain facts": True, "instruct facts": False, "ppo bits": True}
     assert expected.items() <= passed.items()
@@ -138,9 +125,7 @@ def test_a_life_on_ones_own_text_uses_what_lies_beside_it(tmp_path: Path) -> Non
         given = getattr(whole[name].settings(tmp_path), data)
         stages[name] = life.Stage(
             name,
-            lambda out, stage=stage, data=data, given=given: config.with_values(
-                stage.settings(out), {data: given}
-            ),
+            lambda out, stage=stage, data=data, given=given: config.with_values(stage.settings(out), {data: given}),
             stage.judge,
         )
     result = life.run(tmp_path / "demo", wish, list(stages.values()))

@@ -15,9 +15,7 @@ from tokenizer import shards
 from tokenizer.learn import learn
 
 
-def write_shards(
-    folder: Path, tokenizer: TextTokenizer, texts: dict[str, list[str]], source: str = "here.txt"
-) -> Path:
+def write_shards(folder: Path, tokenizer: TextTokenizer, texts: dict[str, list[str]], source: str = "here.txt") -> Path:
     """Shards of some texts, as `pretrain prepare` leaves them."""
     folder.mkdir(parents=True)
     tokenizer.save(folder)
@@ -46,9 +44,7 @@ def story_shards(tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFact
     """Shards of 200 hamlet stories, and 10 others to validate on."""
     world = make_world()
     texts = {"train": list(stories(world, 0, 200)), "validation": list(stories(world, 1000, 10))}
-    return write_shards(
-        tmp_path_factory.mktemp("data") / "shards", tokenizer, texts, "village:hamlet/stories"
-    )
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", tokenizer, texts, "village:hamlet/stories")
 
 
 @pytest.fixture(autouse=True)

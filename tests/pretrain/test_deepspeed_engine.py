@@ -140,9 +140,7 @@ def test_recomputed_activations_change_nothing(zero: int | None, plain: dict[str
 
 
 @pytest.mark.parametrize(("zero", "is_native"), [(0, False), (3, False), (1, True), (2, True), (3, True)])
-def test_bfloat16_learns_what_float32_learns(
-    zero: int, is_native: bool, plain: dict[str, list[StepResult]]
-) -> None:
+def test_bfloat16_learns_what_float32_learns(zero: int, is_native: bool, plain: dict[str, list[StepResult]]) -> None:
     engine = make_engine(make_model(), zero, dtype=torch.bfloat16, bf16_weights=is_native)
     got = losses(train(engine, 10))
     # bfloat16 has 8 bits: a few thousandths of a loss of 5.7.

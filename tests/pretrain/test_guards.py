@@ -70,11 +70,7 @@ def test_rollbacks_still_count_after_a_resume() -> None:
 
 @pytest.mark.parametrize(
     ("microbatch", "sequences", "advice"),
-    [
-        (16, 16, "use --batch.microbatch 8"),
-        (9, 9, "use --batch.microbatch 3"),
-        (1, 4, "use a smaller --model"),
-    ],
+    [(16, 16, "use --batch.microbatch 8"), (9, 9, "use --batch.microbatch 3"), (1, 4, "use a smaller --model")],
 )
 def test_out_of_memory_names_the_batch_to_use(microbatch: int, sequences: int, advice: str) -> None:
     with pytest.raises(RunError, match=advice), memory_errors(microbatch, sequences):

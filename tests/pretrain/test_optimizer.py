@@ -75,9 +75,7 @@ def test_muon_equals_torch_on_each_matrix_and_adamw_on_the_rest() -> None:
     rest = [theirs.token_embed.weight, theirs.lm_head.weight]
     biases = [theirs.up.bias, theirs.again.bias, theirs.down.bias]
     adamw = torch.optim.AdamW(
-        [{"params": rest, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}],
-        lr=0.01,
-        betas=(0.9, 0.95),
+        [{"params": rest, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}], lr=0.01, betas=(0.9, 0.95)
     )
     for step in range(2):
         gradients(ours, step)
@@ -91,9 +89,7 @@ def test_muon_equals_torch_on_each_matrix_and_adamw_on_the_rest() -> None:
     theirs.qkv.weight.data.copy_(torch.cat([p.detach() for p in parts]))
     # torch's Muon iterates in bfloat16, ours in float32, so weak directions of the
     # gradient differ by several percent; momentum, decay, step length and fused weights are what is compared here.
-    for (name, a), b, start in zip(
-        ours.named_parameters(), theirs.parameters(), twins()[0].parameters(), strict=True
-    ):
+    for (name, a), b, start in zip(ours.named_parameters(), theirs.parameters(), twins()[0].parameters(), strict=True):
         moved = float((b - start).detach().norm())
         assert float((a - b).detach().norm()) < 0.1 * moved, name
 

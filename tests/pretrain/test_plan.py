@@ -109,9 +109,7 @@ def test_the_peak_is_as_predicted_where_logits_are_most_of_it() -> None:
 
 def _error_of_peak(wanted: PlanConfig, vocabulary: int, recompute: bool) -> float:
     """How much more is predicted than a step takes, as a share, after checking the parts that are exact."""
-    model = architecture.build(
-        sizing.architecture_of(wanted.model, vocabulary), 0, sizing.VOCABULARY_MULTIPLE
-    )
+    model = architecture.build(sizing.architecture_of(wanted.model, vocabulary), 0, sizing.VOCABULARY_MULTIPLE)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     if recompute:
@@ -203,9 +201,7 @@ def test_muon_keeps_one_moment_of_a_block_s_matrices() -> None:
     assert memory.moment_bytes(wanted, memory.on_meta(wanted, VOCABULARY)) == moments
 
 
-def test_the_speed_is_that_of_the_published_run_that_the_default_names(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_speed_is_that_of_the_published_run_that_the_default_names(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--config", "gpt2-guide", "--model.context=1024", "--batch.sequences=512", "--price=2"]
     chosen = planned(capsys, *options)["chosen"]
     assert chosen["tokens_per_s"] == pytest.approx(463_000, rel=0.01)
@@ -260,9 +256,7 @@ def test_the_microbatch_is_the_largest_that_fits() -> None:
     model = memory.on_meta(wanted, VOCABULARY)
     line = plan._line(wanted, model, 0, False)
     limit = 0.25e9 * (1 - plan.HEADROOM)
-    fitting = [
-        n for n in range(1, 49) if 48 % n == 0 and predicted(wanted, microbatch=n, zero=0).total <= limit
-    ]
+    fitting = [n for n in range(1, 49) if 48 % n == 0 and predicted(wanted, microbatch=n, zero=0).total <= limit]
     assert line.fits
     assert line.microbatch == max(fitting) < 48
 

@@ -20,10 +20,7 @@ from fledge.tokens import TextTokenizer
 from pretrain.config import PrepareConfig
 from tokenizer import shards
 
-STORIES = [
-    f"Once upon a time there was a fox named {n}.\nIt had {n * n} hats, caf\u00e9 \u4f60.\n"
-    for n in range(300)
-]
+STORIES = [f"Once upon a time there was a fox named {n}.\nIt had {n * n} hats, caf\u00e9 \u4f60.\n" for n in range(300)]
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +182,7 @@ def test_tokenizers_that_tiktoken_lacks_give_their_own_ids(
     other = TextTokenizer(learn(kind, iter(STORIES), 264))
     other.save(tmp_path / "tok")
     write_rows(tmp_path / "a.jsonl", STORIES)
-    prepared(
-        capsys, "--input", tmp_path / "a.jsonl", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "run"
-    )
+    prepared(capsys, "--input", tmp_path / "a.jsonl", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "run")
     index = shards.read_index(tmp_path / "run")
     assert index.facts["encoder"] == "tokenizers"
     stream = shards.open_split(tmp_path / "run", "train")
@@ -201,9 +196,7 @@ def test_special_tokens_in_a_corpus_are_plain_text(
 ) -> None:
     texts = [f"{text}<|endoftext|><|im_start|>" for text in STORIES]
     write_rows(tmp_path / "a.jsonl", texts)
-    prepared(
-        capsys, "--input", tmp_path / "a.jsonl", "--tokenizer", tokenizer_folder, "--out", tmp_path / "run"
-    )
+    prepared(capsys, "--input", tmp_path / "a.jsonl", "--tokenizer", tokenizer_folder, "--out", tmp_path / "run")
     found = [text for split in shards.SPLITS for text in documents(tmp_path / "run", split, tokenizer)]
     assert sorted(found) == sorted(texts)
 
@@ -212,9 +205,7 @@ def test_derived_settings_are_frozen(
     tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_rows(tmp_path / "a.jsonl", STORIES)
-    prepared(
-        capsys, "--input", tmp_path / "a.jsonl", "--tokenizer", tokenizer_folder, "--out", tmp_path / "run"
-    )
+    prepared(capsys, "--input", tmp_path / "a.jsonl", "--tokenizer", tokenizer_folder, "--out", tmp_path / "run")
     frozen = load(PrepareConfig, tmp_path / "run/config.yaml")
     assert (frozen.split, frozen.encoder) == ("documents", "tiktoken")
     assert frozen.threads >= 1
@@ -284,10 +275,7 @@ def test_training_text_that_all_stands_in_validation_is_an_error(
 
 
 def test_a_changed_input_is_not_continued(
-    tmp_path: Path,
-    tokenizer_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pretrain import sharding
 

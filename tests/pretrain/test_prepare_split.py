@@ -41,9 +41,7 @@ def joined(chunks: list[Chunk], split: str) -> list[str]:
 
 
 def write_rows(path: Path, count: int, first: int = 0) -> Path:
-    path.write_text(
-        "".join(json.dumps({"text": f"story {n} of many"}) + "\n" for n in range(first, first + count))
-    )
+    path.write_text("".join(json.dumps({"text": f"story {n} of many"}) + "\n" for n in range(first, first + count)))
     return path
 
 
@@ -86,18 +84,13 @@ def test_a_document_stays_in_its_split_whatever_comes_before_it() -> None:
     texts = [f"story {n}" for n in range(500)]
     splitter = Splitter(SplitPlan("documents", 0.2))
     first = {text: next(splitter.chunks(document(text))).split for text in texts}
-    second = {
-        text: next(Splitter(SplitPlan("documents", 0.2)).chunks(document(text))).split for text in texts[::-3]
-    }
+    second = {text: next(Splitter(SplitPlan("documents", 0.2)).chunks(document(text))).split for text in texts[::-3]}
     assert all(first[text] == split for text, split in second.items())
     assert 60 < list(first.values()).count("validation") < 140  # 100 expected, standard deviation 9
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(st.sampled_from(["one\n", "two\n", "a longer line\n", "\n", "x"]), max_size=60),
-    st.integers(1, 40),
-)
+@given(st.lists(st.sampled_from(["one\n", "two\n", "a longer line\n", "\n", "x"]), max_size=60), st.integers(1, 40))
 def test_pieces_lose_nothing_and_keep_neighbours_together(lines: list[str], cut: int) -> None:
     text = "".join(lines)
     splitter = Splitter(SplitPlan("pieces", 0.4, piece_characters=cut))
@@ -128,14 +121,9 @@ def test_the_tail_is_the_last_share(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)
     found = plan_tail(reader(tmp_path / "a.txt"), 0.1)
     chunks = list(Splitter(found).chunks(document(text)))
-    assert [(chunk.split, chunk.text) for chunk in chunks] == [
-        ("train", text[:900]),
-        ("validation", text[900:]),
-    ]
+    assert [(chunk.split, chunk.text) for chunk in chunks] == [("train", text[:900]), ("validation", text[900:])]
     splitter = Splitter(found)
-    parts = [
-        c for s in range(0, 1000, 300) for c in splitter.chunks(document(text[s : s + 300], s == 900, text))
-    ]
+    parts = [c for s in range(0, 1000, 300) for c in splitter.chunks(document(text[s : s + 300], s == 900, text))]
     assert joined(parts, "train") == [text[:900]]
     assert joined(parts, "validation") == [text[900:]]
 

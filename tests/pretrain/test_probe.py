@@ -5,9 +5,9 @@ from pretrain.probe import SAFETY, Costs, measure, steps_in
 
 def test_steps_worked_by_hand() -> None:
     # 97 s planned, 10 windows of 0.5 s at the end leave 92 s; a step costs 0.1 s and 2 windows of 0.5 s every 10
-    assert steps_in(
-        100, Costs(step_s=0.1, validation_window_s=0.5), every=10, windows=2, all_windows=10
-    ) == int((100 * SAFETY - 5) / (0.1 + 0.1))
+    assert steps_in(100, Costs(step_s=0.1, validation_window_s=0.5), every=10, windows=2, all_windows=10) == int(
+        (100 * SAFETY - 5) / (0.1 + 0.1)
+    )
 
 
 def test_there_is_always_a_step() -> None:

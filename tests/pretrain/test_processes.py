@@ -55,9 +55,7 @@ def environment(**more: str) -> dict[str, str]:
 def torchrun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     launcher += [f"--master_port={free_port()}", "-m", "fledge"]
-    return subprocess.run(
-        [*launcher, *arguments], capture_output=True, text=True, env=environment(), check=False
-    )
+    return subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment(), check=False)
 
 
 def losses(out: Path) -> list[float]:
@@ -120,10 +118,7 @@ def test_one_process_is_continued_by_two_of_the_deepspeed_launcher(train: list[s
 def start_pair(command: list[str]) -> list[subprocess.Popen[str]]:
     """Two ranks without a launcher, which would end the second by itself."""
     port = str(free_port())
-    pair = [
-        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
-        for rank in (0, 1)
-    ]
+    pair = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port} for rank in (0, 1)]
     return [
         subprocess.Popen(
             command,
@@ -188,10 +183,7 @@ def test_a_process_that_hangs_ends_all_and_is_named() -> None:
     [
         (["--engine.kind=torch"], "--engine.kind torch runs in one process, here are 2"),
         (["--batch.sequences=3"], "--batch.sequences 3 can't be shared by 2 processes in microbatches of 1"),
-        (
-            ["--engine.kind=torch", "--engine.zero=1"],
-            "leave out --engine.zero, or use --engine.kind deepspeed",
-        ),
+        (["--engine.kind=torch", "--engine.zero=1"], "leave out --engine.zero, or use --engine.kind deepspeed"),
         (["--engine.bf16=weights"], "bfloat16 weights need a ZeRO stage"),
     ],
 )

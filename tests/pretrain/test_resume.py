@@ -46,36 +46,28 @@ def steps(out: Path) -> list[int]:
     return [checkpoints.step_of(checkpoint) for checkpoint in checkpoints.listed(out / "checkpoints")]
 
 
-def test_the_config_may_be_repeated_alone_or_with_all_options(
-    out: Path, tiny: Path, story_shards: Path
-) -> None:
+def test_the_config_may_be_repeated_alone_or_with_all_options(out: Path, tiny: Path, story_shards: Path) -> None:
     assert run([*RESUME, str(out), "--config", str(tiny)]) == 0
     both = ["--config", str(tiny), "--data", str(story_shards), "--run.log-every=3", "--run.device=auto"]
     assert run([*RESUME, str(out), *both]) == 0
     assert yaml.safe_load((out / "config.yaml").read_text())["run"]["log_every"] == 3
 
 
-def test_a_config_that_differs_is_an_error(
-    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_config_that_differs_is_an_error(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(TINY.replace("sequences: 2}\nrun", "sequences: 4}\nrun"))
     assert run([*RESUME, str(out), "--config", str(other)]) == 1
     assert f"--config {other}: --batch.sequences 4: the run has 2" in capsys.readouterr().err
 
 
-def test_a_dry_run_shows_the_config_and_changes_nothing(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_shows_the_config_and_changes_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     assert run([*RESUME, str(out), "--run.max-steps=8", "--dry-run"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["run"]["max_steps"] == 8
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
 
 
-def test_a_finished_run_without_checkpoints_keeps_its_model(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_without_checkpoints_keeps_its_model(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(out / "checkpoints")
     assert run([*RESUME, str(out), "--run.max-steps=8"]) == 1
     assert f"train its model further in a new run, with --init {out}" in capsys.readouterr().err

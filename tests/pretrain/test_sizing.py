@@ -9,8 +9,7 @@ from pretrain.config import TrainConfig
 
 def test_the_dial_scales_batch_and_rate_from_the_configs_own_width() -> None:
     base = config.with_values(
-        TrainConfig(data="x", size=8),
-        {"model.width": 128, "batch.sequences": 8, "optim.learning_rate": 0.01},
+        TrainConfig(data="x", size=8), {"model.width": 128, "batch.sequences": 8, "optim.learning_rate": 0.01}
     )
     found = sizing.from_depth(base)
     # 8 layers are 512 wide, four times 128: four times the sequences, half the rate

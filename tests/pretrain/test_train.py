@@ -84,9 +84,7 @@ def test_the_loss_falls_by_more_than_noise(trained: Path) -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_the_json_object_has_its_fields(
-    story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_json_object_has_its_fields(story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(story_shards, tmp_path / "r", "--json", "--samples.every=0")
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["command"] == "pretrain train"
@@ -115,9 +113,7 @@ def test_validation_loss_equals_a_pass_by_transformers(trained: Path, story_shar
     assert result["validation_loss"] == pytest.approx(nats / count, rel=1e-5)
 
 
-def test_two_runs_of_one_seed_are_the_same_to_the_bit(
-    trained: Path, story_shards: Path, tmp_path: Path
-) -> None:
+def test_two_runs_of_one_seed_are_the_same_to_the_bit(trained: Path, story_shards: Path, tmp_path: Path) -> None:
     assert weights(train(story_shards, tmp_path / "again")) == weights(trained)
 
 
@@ -132,9 +128,7 @@ def test_another_seed_is_another_model(trained: Path, story_shards: Path, tmp_pa
     assert weights(train(story_shards, tmp_path / "other", "--run.seed=1")) != weights(trained)
 
 
-def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
-    trained: Path, story_shards: Path, tmp_path: Path
-) -> None:
+def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(trained: Path, story_shards: Path, tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "fledge", *arguments(story_shards, killed)]
     for kill_at in (5, 10):
@@ -176,9 +170,7 @@ def test_a_polite_stop_writes_a_checkpoint_and_exits_130(
     assert f"error: stopped at step {step}; continue with --resume {out}" in stderr
 
 
-def test_a_profile_holds_its_steps_and_changes_nothing(
-    trained: Path, story_shards: Path, tmp_path: Path
-) -> None:
+def test_a_profile_holds_its_steps_and_changes_nothing(trained: Path, story_shards: Path, tmp_path: Path) -> None:
     out = train(story_shards, tmp_path / "r", "--profile=3")
     assert weights(out) == weights(trained)
     table = (out / "profile" / "operators.md").read_text()
@@ -203,9 +195,7 @@ def test_a_run_without_a_checkpoint_starts_again_in_its_folder(
     assert weights(out) == weights(trained)
 
 
-def test_a_finished_run_says_so_and_changes_nothing(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_says_so_and_changes_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     assert run(["pretrain", "train", "--resume", str(trained)]) == 0
     assert "finished already; nothing to do" in capsys.readouterr().err
@@ -238,9 +228,7 @@ def test_options_may_be_repeated_on_resume(trained: Path, story_shards: Path) ->
     assert run(["pretrain", "train", "--resume", str(trained), "--data", str(story_shards), TINY[0]]) == 0
 
 
-def test_a_time_budget_is_frozen_as_steps_and_leaves_the_run_untouched(
-    story_shards: Path, tmp_path: Path
-) -> None:
+def test_a_time_budget_is_frozen_as_steps_and_leaves_the_run_untouched(story_shards: Path, tmp_path: Path) -> None:
     out = train(story_shards, tmp_path / "r", "--time-budget=1s")
     frozen = yaml.safe_load((out / "config.yaml").read_text())
     assert frozen["time_budget"] is None
@@ -274,9 +262,7 @@ def test_a_parent_is_continued_with_its_own_shape_and_measured_on_its_old_text(
 ) -> None:
     texts = {"train": ["the cat sat on the mat. " * 40] * 5, "validation": ["the cat sat on the mat. " * 20]}
     data = make_shards(tmp_path / "new", tokenizer, texts)
-    out = train(
-        data, tmp_path / "adapted", "--init", str(trained), "--model.layers=7", "--model.context=64", "--json"
-    )
+    out = train(data, tmp_path / "adapted", "--init", str(trained), "--model.layers=7", "--model.context=64", "--json")
     captured = capsys.readouterr()
     assert "the config's group 'model' is left out" in captured.err
     result = json.loads(captured.out.splitlines()[-1])
@@ -314,12 +300,7 @@ def test_a_parent_with_another_tokenizer_is_refused(
     ],
 )
 def test_wrong_settings_are_errors_that_say_what_to_do(
-    story_shards: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    more: list[str],
-    code: int,
-    message: str,
+    story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], code: int, message: str
 ) -> None:
     import torch
 
@@ -330,9 +311,7 @@ def test_wrong_settings_are_errors_that_say_what_to_do(
     assert not (tmp_path / "r").exists()  # so the corrected command can be typed with the same --out
 
 
-def test_shards_cut_short_are_an_error(
-    story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_cut_short_are_an_error(story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "shards"
     broken.mkdir()
     for file in story_shards.iterdir():
@@ -346,12 +325,7 @@ def test_shards_cut_short_are_an_error(
 def test_a_diverging_run_stops_with_exit_code_3_and_names_the_step(
     story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wild = [
-        "--optim.optimizer=adamw",
-        "--optim.learning-rate=1000",
-        "--guard.spike=1.5",
-        "--guard.max-rollbacks=1",
-    ]
+    wild = ["--optim.optimizer=adamw", "--optim.learning-rate=1000", "--guard.spike=1.5", "--guard.max-rollbacks=1"]
     assert run(arguments(story_shards, tmp_path / "r", *wild)) == 3
     assert "lower the learning rates" in capsys.readouterr().err
 

@@ -14,9 +14,7 @@ def test_by_hand() -> None:
     # Rewards 0, 1; values 0.5, 0.25; discount 0.5, trace 0.8.
     # delta_1 = 1 - 0.25 = 0.75; delta_0 = 0 + 0.5 * 0.25 - 0.5 = -0.375.
     # A_1 = 0.75; A_0 = -0.375 + 0.5 * 0.8 * 0.75 = -0.075. Returns: A + V = 0.425, 1. The third token is not there.
-    found = estimate(
-        torch.tensor([[0.0, 1.0, 9.0]]), torch.tensor([[0.5, 0.25, 9.0]]), is_token([2], 3), 0.5, 0.8
-    )
+    found = estimate(torch.tensor([[0.0, 1.0, 9.0]]), torch.tensor([[0.5, 0.25, 9.0]]), is_token([2], 3), 0.5, 0.8)
     torch.testing.assert_close(found.advantage_BN, torch.tensor([[-0.075, 0.75, 0.0]]))
     torch.testing.assert_close(found.return_BN, torch.tensor([[0.425, 1.0, 0.0]]))
 
@@ -44,10 +42,7 @@ def test_with_trace_1_the_returns_are_the_rewards_to_come() -> None:
 def test_padding_changes_nothing() -> None:
     reward_BN, value_BN = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(2))
     short = estimate(reward_BN, value_BN, is_token([4, 2], 4))
-    wide = (
-        torch.nn.functional.pad(reward_BN, (0, 3), value=7.0),
-        torch.nn.functional.pad(value_BN, (0, 3), value=7.0),
-    )
+    wide = (torch.nn.functional.pad(reward_BN, (0, 3), value=7.0), torch.nn.functional.pad(value_BN, (0, 3), value=7.0))
     padded = estimate(*wide, is_token([4, 2], 7))
     assert torch.equal(padded.advantage_BN[:, :4], short.advantage_BN)
     assert not padded.return_BN[:, 4:].any()

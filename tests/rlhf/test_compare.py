@@ -40,8 +40,7 @@ def asked(tokenizer: TextTokenizer) -> list[Asked]:
     """Three prompts of different lengths."""
     texts = ["Who?", "Where is the mill?", "Tell me about the old mill and the goat."]
     return [
-        Asked({"prompt": text}, [], prompts.ids_of([{"role": "user", "content": text}], tokenizer))
-        for text in texts
+        Asked({"prompt": text}, [], prompts.ids_of([{"role": "user", "content": text}], tokenizer)) for text in texts
     ]
 
 
@@ -128,9 +127,7 @@ def test_kl_of_an_answer_is_summed_over_its_tokens(
             assert found.kl[row, place] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_reference_is_at_no_distance_from_itself(
-    qwen3: Path, tokenizer: TextTokenizer, asked: list[Asked]
-) -> None:
+def test_the_reference_is_at_no_distance_from_itself(qwen3: Path, tokenizer: TextTokenizer, asked: list[Asked]) -> None:
     model, sampling = folder.load_model(qwen3), Sampling(max_new_tokens=5)
     written = drawn.draw(model, asked, 4, sampling, tokenizer, 64, "x")
     found = drawn.judge(asked, written, Judges(LENGTH, LENGTH), Policy(model), "x")
@@ -248,9 +245,7 @@ def test_what_is_certainly_wrong_is_flagged(rewards: ndarray) -> None:
 
 
 def invoke(*arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(
-        cli, ["rlhf", "compare", *arguments, "--device", "cpu", "--json"], catch_exceptions=False
-    )
+    done = CliRunner().invoke(cli, ["rlhf", "compare", *arguments, "--device", "cpu", "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return dict(json.loads(done.stdout.strip().split("\n")[-1]))
 
@@ -306,9 +301,7 @@ def test_options_go_before_what_runs_say_and_of_shares_the_smallest_is_safe(
     make_run: Callable[..., str], tmp_path: Path
 ) -> None:
     runs = [
-        make_run(
-            tmp_path / f"{share}", 0, SETTINGS | {"prompts": ["p.jsonl"], "validation": {"share": share}}
-        )
+        make_run(tmp_path / f"{share}", 0, SETTINGS | {"prompts": ["p.jsonl"], "validation": {"share": share}})
         for share in (0.3, 0.2)
     ]
     settings = resolved(runs, reward="village", unfinished_penalty=0)
@@ -326,9 +319,7 @@ def test_runs_from_different_models_are_refused(
     assert contestants.reference(str(qwen3), contestants.find(runs)) == qwen3
 
 
-def test_a_reference_that_changed_is_refused(
-    make_run: Callable[..., str], gpt2: Path, tmp_path: Path
-) -> None:
+def test_a_reference_that_changed_is_refused(make_run: Callable[..., str], gpt2: Path, tmp_path: Path) -> None:
     parent = tmp_path / "sft"
     parent.mkdir()
     for file in gpt2.iterdir():
@@ -353,20 +344,14 @@ def test_a_run_that_is_no_policy_is_refused(tmp_path: Path) -> None:
         contestants.find([str(tmp_path / "judge")])
 
 
-def test_other_tokens_are_refused(
-    make_policy: Callable[[int], Path], qwen3: Path, tokenizer: TextTokenizer
-) -> None:
+def test_other_tokens_are_refused(make_policy: Callable[[int], Path], qwen3: Path, tokenizer: TextTokenizer) -> None:
     path = make_policy(0)
     TextTokenizer(tokenizer.inner, None, "{{ messages }}").save(path)
-    with pytest.raises(
-        ModelError, match=rf"its chat template differs from that of the reference {qwen3}, so there"
-    ):
+    with pytest.raises(ModelError, match=rf"its chat template differs from that of the reference {qwen3}, so there"):
         contestants.check_tokenizers(contestants.find([str(path)]), qwen3, tokenizer)
     content = json.loads(tokenizer.inner.to_str())
     content["added_tokens"] = content["added_tokens"][:1]
-    TextTokenizer(type(tokenizer.inner).from_str(json.dumps(content)), None, tokenizer.chat_template).save(
-        path
-    )
+    TextTokenizer(type(tokenizer.inner).from_str(json.dumps(content)), None, tokenizer.chat_template).save(path)
     with pytest.raises(ModelError, match=r"its tokenizer differs from that of the reference"):
         contestants.check_tokenizers(contestants.find([str(path)]), qwen3, tokenizer)
 
@@ -374,21 +359,15 @@ def test_other_tokens_are_refused(
 def test_settings_that_runs_do_not_share_must_be_given(make_run: Callable[..., str], tmp_path: Path) -> None:
     colder = SETTINGS | {"sampling": {"max_new_tokens": 6, "temperature": 0.2}}
     runs = [make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1, colder)]
-    message = (
-        rf"differ in sampling.temperature \({runs[0]}: 0.7, {runs[1]}: 0.2\); choose one with --sampling.temp"
-    )
+    message = rf"differ in sampling.temperature \({runs[0]}: 0.7, {runs[1]}: 0.2\); choose one with --sampling.temp"
     with pytest.raises(ConfigError, match=message):
         resolved(runs, prompts=["x"])
-    with pytest.raises(
-        ConfigError, match="none of the runs says which prompts to compare by; give --prompts"
-    ):
+    with pytest.raises(ConfigError, match="none of the runs says which prompts to compare by; give --prompts"):
         resolved(runs[:1])
 
 
 def test_best_of_more_than_half_of_the_answers_is_refused() -> None:
-    with pytest.raises(
-        ValidationError, match="--best-of 200: from 2 to 128, half of the reference's answers"
-    ):
+    with pytest.raises(ValidationError, match="--best-of 200: from 2 to 128, half of the reference's answers"):
         CompareConfig(best_of=[200])
 
 
@@ -400,17 +379,11 @@ def test_nothing_to_compare_is_told() -> None:
 @pytest.mark.parametrize(
     ("reward", "part", "message"),
     [
-        (
-            "length:6",
-            "held-out",
-            r"village:instructions#8: of \d prompts 1 is held out, and a comparison needs two",
-        ),
+        ("length:6", "held-out", r"village:instructions#8: of \d prompts 1 is held out, and a comparison needs two"),
         ("{}/nan.py", "all", r"nan.py: nan, no finite number, for the answer"),
     ],
 )
-def test_what_can_not_be_measured_is_told(
-    reward: str, part: str, message: str, qwen3: Path, tmp_path: Path
-) -> None:
+def test_what_can_not_be_measured_is_told(reward: str, part: str, message: str, qwen3: Path, tmp_path: Path) -> None:
     (tmp_path / "nan.py").write_text("def score(rows, answers):\n    return [float('nan')] * len(rows)\n")
     arguments = ["--reference", str(qwen3), "--reward", reward.format(tmp_path), "--part", part]
     arguments += ["--prompts", "village:instructions#8", "--sampling.max-new-tokens", "4", "--device", "cpu"]

@@ -92,9 +92,7 @@ def test_log_probabilities_of_another_temperature(
     def wrong(real: Any, model: Any, prompts: Any, sampling: Sampling) -> list[Completion]:
         written = real(model, prompts, sampling)
         hot = Policy(model, temperature=2.0).scored(Answers(prompts, [one.ids for one in written]))
-        return [
-            dataclasses.replace(one, logprobs=part.tolist()) for one, part in zip(written, hot, strict=True)
-        ]
+        return [dataclasses.replace(one, logprobs=part.tolist()) for one, part in zip(written, hot, strict=True)]
 
     change_generate(monkeypatch, wrong)
     assert ppo(sure, tmp_path, "--run.max-steps=6") == 0
@@ -191,9 +189,7 @@ def checked(seed: int, gold: Callable[[float], float], steps: int = 100) -> list
     """A run whose reward rises to 1 with the noise of 64 answers, checked every fifth step against a gold reward."""
     random = np.random.default_rng(seed)
     lines = history(steps, reward=lambda step: 1 - np.exp(-4 * step / steps) + random.normal() / 8)
-    prompt_B = random.normal(
-        size=64
-    )  # half of the variance is the prompts', which are the same in every check
+    prompt_B = random.normal(size=64)  # half of the variance is the prompts', which are the same in every check
     for line in lines[4::5]:
         scores = gold(line["step"] / steps) + (prompt_B + random.normal(size=64)) / np.sqrt(2)
         line["validation_gold_reward"] = scores.mean()
@@ -209,9 +205,7 @@ def test_noise_of_held_out_rewards_is_no_finding() -> None:
 
 
 def test_a_fall_by_a_standard_deviation_is_found() -> None:
-    found = sum(
-        names(checked(seed, lambda t: 4 * t * (0.5 - t))) == ["over-optimisation"] for seed in range(20)
-    )
+    found = sum(names(checked(seed, lambda t: 4 * t * (0.5 - t))) == ["over-optimisation"] for seed in range(20))
     assert found == 20
 
 
@@ -223,8 +217,7 @@ def test_a_gold_reward_that_falls_with_the_reward_is_no_exploit() -> None:
 
 def test_without_gold_the_held_out_reward_is_compared() -> None:
     lines = [
-        {name.replace("_gold", ""): value for name, value in line.items()}
-        for line in checked(0, lambda t: -3 * t)
+        {name.replace("_gold", ""): value for name, value in line.items()} for line in checked(0, lambda t: -3 * t)
     ]
     (finding,) = diagnosis.of_run(lines, SETTINGS)
     assert "while the held-out reward fell" in finding.text

@@ -55,10 +55,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> Pair:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs that differ in their form, so that a few steps see it."""
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rows = [
-        {"prompt": f"Who is {n}?", "chosen": f"It is {n}.", "rejected": "no " * (n % 4 + 1)}
-        for n in range(80)
-    ]
+    rows = [{"prompt": f"Who is {n}?", "chosen": f"It is {n}.", "rejected": "no " * (n % 4 + 1)} for n in range(80)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -108,9 +105,7 @@ def test_a_long_prompt_loses_its_beginning_and_only_then_an_answer_its_end(token
     assert found.num_cut_answers == 1
 
 
-def test_pairs_without_a_difference_within_the_limit_are_left_out_and_counted(
-    tokenizer: TextTokenizer,
-) -> None:
+def test_pairs_without_a_difference_within_the_limit_are_left_out_and_counted(tokenizer: TextTokenizer) -> None:
     stop = tokenizer.special_ids["<|im_end|>"]
     alike = pair("Who?", "the goat " * 20 + "yes", "the goat " * 20 + "no")
     assert examples_of(tokenizer, stop, [alike, pair("a", "b", "c")], 24).num_dropped == 1
@@ -145,10 +140,7 @@ def test_the_loss_is_equation_7_of_the_paper(
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         expected = 0.0
         for one in examples:
-            one.reference = (
-                slow_logprob(reference, one, one.chosen),
-                slow_logprob(reference, one, one.rejected),
-            )
+            one.reference = (slow_logprob(reference, one, one.chosen), slow_logprob(reference, one, one.rejected))
             rises = [
                 slow_logprob(policy, one, answer) - own
                 for answer, own in zip((one.chosen, one.rejected), one.reference, strict=True)
@@ -168,9 +160,7 @@ def theirs(
     from rlhf.config import DpoConfig
 
     settings = config.load(
-        DpoConfig,
-        None,
-        {("model",): "x", ("data",): ["x"], ("batch", "examples"): "3", ("run", "threads"): "1"},
+        DpoConfig, None, {("model",): "x", ("data",): ["x"], ("batch", "examples"): "3", ("run", "threads"): "1"}
     )
     settings = trainer_bridge.resolved(settings, 1)
     job = trainer_bridge.Job(
@@ -235,9 +225,7 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
 # --- errors ---
 
 
-def test_what_is_wrong_is_told(
-    qwen3: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_wrong_is_told(qwen3: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert teach(qwen3, pairs, tmp_path / "r", "--max-length=65") == 1
     assert "--max-length 65: the model's context is 64 tokens; give at most that" in capsys.readouterr().err
     assert teach(qwen3, pairs, tmp_path / "r", "--loss.kind=ipo", "--loss.label-smoothing=0.1") == 1

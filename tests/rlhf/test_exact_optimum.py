@@ -34,12 +34,7 @@ def trained(scores: Tensor, kl_weight: float, steps: int) -> tuple[Tensor, Tenso
             "prompts": ["p"],
             "rollout": {"episodes": EPISODES},
             "batch": {"epochs": 2, "minibatch": 128, "microbatch": 128},
-            "optim": {
-                "learning_rate": 2e-3,
-                "critic_learning_rate": 1e-2,
-                "schedule": "linear",
-                "beta2": 0.99,
-            },
+            "optim": {"learning_rate": 2e-3, "critic_learning_rate": 1e-2, "schedule": "linear", "beta2": 0.99},
             "clip": {"value": 0},
             "advantage": {"whiten": False, "trace": 1.0},
             "kl": {"weight": kl_weight},
@@ -53,21 +48,15 @@ def trained(scores: Tensor, kl_weight: float, steps: int) -> tuple[Tensor, Tenso
     session = Session(settings, model, critic)
     learner = Learner(settings, session, policy, critic)
     for step in range(steps):
-        written = generation.generate(
-            model, [PROMPT] * EPISODES, Sampling(max_new_tokens=num_tokens, seed=step)
-        )
+        written = generation.generate(model, [PROMPT] * EPISODES, Sampling(max_new_tokens=num_tokens, seed=step))
         answers = Answers([PROMPT] * EPISODES, [completion.ids for completion in written])
         values, references = critic.scored(answers), reference.scored(answers)
         episodes = [
-            Episode(
-                PROMPT, c.ids, "", False, float(scores[tuple(c.ids)]), torch.tensor(c.logprobs), ref, value
-            )
+            Episode(PROMPT, c.ids, "", False, float(scores[tuple(c.ids)]), torch.tensor(c.logprobs), ref, value)
             for c, ref, value in zip(written, references, values, strict=True)
         ]
         session.set_learning_rates()
-        learner.learn(
-            lesson_of(episodes, session.scale, kl_weight, settings.scores, "k1", settings.advantage)
-        )
+        learner.learn(lesson_of(episodes, session.scale, kl_weight, settings.scores, "k1", settings.advantage))
         session.counters.step += 1
     return distribution(reference, num_tokens), distribution(policy, num_tokens)
 

@@ -145,9 +145,7 @@ def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
         mean = sum(group) / 2
         deviation = math.sqrt(sum((value - mean) ** 2 for value in group))  # n - 1 = 1
         advantage = (rewards[place] - mean) / (deviation + 1e-4)
-        kls = [
-            math.exp(r - o) - (r - o) - 1 for o, r in zip(own_N.tolist(), reference_N.tolist(), strict=True)
-        ]
+        kls = [math.exp(r - o) - (r - o) - 1 for o, r in zip(own_N.tolist(), reference_N.tolist(), strict=True)]
         expected += sum(-advantage + beta * kl for kl in kls) / len(kls) / 4
     assert loss == pytest.approx(expected, abs=1e-5)
     assert abs(expected) > 0.01
@@ -172,16 +170,12 @@ def test_the_reward_rises_and_the_model_loads(trained: Path) -> None:
 def test_metrics_have_what_a_report_draws(trained: Path) -> None:
     lines = metrics_of(trained)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert all(
-        {"reward", "kl", "entropy", "answer_tokens", "stopped_share"} <= set(line) for line in lines[::2]
-    )
+    assert all({"reward", "kl", "entropy", "answer_tokens", "stopped_share"} <= set(line) for line in lines[::2])
     assert all({"validation_reward", "validation_kl"} <= set(line) for line in lines[1::2])
 
 
 @pytest.mark.parametrize(
-    "more",
-    [["--group.steps=2"], ["--group.passes=2", "--batch.microbatch=4", "--lora.rank=2"]],
-    ids=["full", "lora"],
+    "more", [["--group.steps=2"], ["--group.passes=2", "--batch.microbatch=4", "--lora.rank=2"]], ids=["full", "lora"]
 )
 def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
     qwen3: Path, prompts: Path, letters: Path, tmp_path: Path, more: list[str]
@@ -194,9 +188,7 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
     assert run(["rlhf", "grpo", "--resume", str(tmp_path / "cut")]) == 0
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     same = ("reward", "kl", "loss", "tokens", "validation_reward")
-    told = [
-        [[line.get(n) for n in same] for line in metrics_of(tmp_path / name)] for name in ("whole", "cut")
-    ]
+    told = [[[line.get(n) for n in same] for line in metrics_of(tmp_path / name)] for name in ("whole", "cut")]
     assert told[0] == told[1]
 
 
@@ -206,10 +198,7 @@ def test_checkpoints_fall_where_no_answers_are_left_over(
     options = ["--group.steps=2", "--group.passes=2", "--run.keep-checkpoints=9", "--run.checkpoint-every=3"]
     assert train(qwen3, prompts, letters, tmp_path / "r", *options) == 0
     assert "8 steps instead of 6: 4 of them share a batch of answers" in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path / "r" / "checkpoints").iterdir()) == [
-        "step-000004",
-        "step-000008",
-    ]
+    assert sorted(p.name for p in (tmp_path / "r" / "checkpoints").iterdir()) == ["step-000004", "step-000008"]
 
 
 def test_a_reward_model_rewards(qwen3: Path, prompts: Path, judge: Path, tmp_path: Path) -> None:
@@ -262,9 +251,7 @@ def test_what_keeps_it_from_learning_is_told_once(
     assert "it is not shown that anything was learned" in (tmp_path / "r" / "summary.md").read_text()
 
 
-def test_what_is_wrong_is_told(
-    qwen3: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_wrong_is_told(qwen3: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(qwen3, prompts, "vilage", tmp_path / "r") == 1
     assert "did you mean 'village'?" in capsys.readouterr().err
     assert train(qwen3, prompts, "length:5", tmp_path / "r", "--group.answers=3") == 1

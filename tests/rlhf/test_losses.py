@@ -18,9 +18,7 @@ def test_policy_loss_by_hand() -> None:
     assert found.total.item() == pytest.approx(0.6, abs=1e-6)
     assert int(found.clipped) == 2  # the first and the last: there the cut is the smaller one
     assert found.ratio_error.item() == pytest.approx(0.5, abs=1e-6)
-    assert found.kl_old.item() == pytest.approx(
-        2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5)), abs=1e-6
-    )
+    assert found.kl_old.item() == pytest.approx(2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5)), abs=1e-6)
 
 
 def test_clipped_tokens_teach_nothing() -> None:

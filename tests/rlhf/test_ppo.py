@@ -108,16 +108,7 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
 def test_sigkill_and_resume_as_processes(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
     assert ppo(qwen3, likes_e, tmp_path / "whole") == 0
     out = tmp_path / "r"
-    command = [
-        sys.executable,
-        "-m",
-        "fledge",
-        "rlhf",
-        "ppo",
-        str(qwen3),
-        f"--reward={likes_e}",
-        "--config=tiny",
-    ]
+    command = [sys.executable, "-m", "fledge", "rlhf", "ppo", str(qwen3), f"--reward={likes_e}", "--config=tiny"]
     with subprocess.Popen([*command, *QUICK, "--out", str(out)], stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(out.glob("checkpoints/step-*")):
             time.sleep(0.01)  # watches another process's folder
@@ -135,9 +126,7 @@ def test_with_adapters_the_reference_is_the_parent(qwen3: Path, likes_e: Path, t
     assert abs(lines[-1]["kl"]) > 1e-3
     before, after = read_tensors(qwen3), read_tensors(tmp_path / "r" / "model")
     assert set(before) == set(after)  # merged
-    assert not torch.equal(
-        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
-    )
+    assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
 
 
@@ -181,9 +170,7 @@ def test_a_step_ends_early_at_its_own_kl(qwen3: Path, likes_e: Path, tmp_path: P
     assert result_of(tmp_path / "r")["updates"] == 3 * 2
 
 
-def test_any_model_of_transformers_can_be_trained(
-    tokenizer: TextTokenizer, likes_e: Path, tmp_path: Path
-) -> None:
+def test_any_model_of_transformers_can_be_trained(tokenizer: TextTokenizer, likes_e: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
@@ -258,13 +245,7 @@ def test_plain_prompts_are_gone_on_with(qwen3: Path, tmp_path: Path, likes_e: Pa
     template = TextTokenizer.from_folder(tmp_path / "r" / "model").chat_template
     assert template is None  # whoever measures it later goes on with plain text as well
     compare = ["rlhf", "compare", str(tmp_path / "r"), f"--reward={likes_e}", "--part=all", "--best-of=2"]
-    compare += [
-        "--sampling.reference=20",
-        "--sampling.policy=2",
-        "--max-prompts=3",
-        "--out",
-        str(tmp_path / "c"),
-    ]
+    compare += ["--sampling.reference=20", "--sampling.policy=2", "--max-prompts=3", "--out", str(tmp_path / "c")]
     assert run(compare) == 0
 
 
@@ -309,9 +290,7 @@ def test_dropout_in_adapters_is_an_error(
     assert "PPO needs the probabilities it sampled with" in error_of(capsys)
 
 
-def test_a_changed_reward_is_not_resumed(
-    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_reward_is_not_resumed(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def score(rows, answers):\n    return [0.0 for a in answers]\n")
     assert ppo(qwen3, file, tmp_path / "r") == 0

@@ -20,13 +20,7 @@ from fledge.models import classifier
 from rlhf import agreement, preference_baselines
 
 DATA = "village:hamlet/preferences#150"
-QUICK = [
-    "--config=tiny",
-    "--run.max-steps=8",
-    "--run.checkpoint-every=4",
-    "--validation.every=4",
-    "--run.threads=1",
-]
+QUICK = ["--config=tiny", "--run.max-steps=8", "--run.checkpoint-every=4", "--validation.every=4", "--run.threads=1"]
 
 
 def train(base: Path, out: Path, *more: str, data: str = DATA) -> int:
@@ -58,9 +52,7 @@ def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
     low, high = result["intervals"]["accuracy"]
     assert low < result["accuracy"] < high
     assert result["test_rows"] == len(read_rows(trained))
-    assert result["accuracy"] == np.mean(
-        [r["reward_chosen"] > r["reward_rejected"] for r in read_rows(trained)]
-    )
+    assert result["accuracy"] == np.mean([r["reward_chosen"] > r["reward_rejected"] for r in read_rows(trained)])
     assert {"value", "low", "high", "n"} <= set(result["length_matched"])
     assert 0.7 < result["ceiling"] < 0.9
     assert "accuracy" in (trained / "model" / "README.md").read_text()
@@ -79,9 +71,7 @@ def test_transformers_alone_gives_the_scores_that_were_measured(
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    assert (
-        train(request.getfixturevalue(base), tmp_path / "r", "--run.dtype=bfloat16") == 0
-    )  # in training only
+    assert train(request.getfixturevalue(base), tmp_path / "r", "--run.dtype=bfloat16") == 0  # in training only
     folder = tmp_path / "r" / "model"
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -125,8 +115,7 @@ def test_a_conversation_that_is_too_long_loses_its_beginning_and_is_counted(qwen
 
 def test_the_loss_of_a_step_is_the_written_formula(qwen3: Path, tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"{n}?", "chosen": "a" * (n + 1), "rejected": "no", "preference_strength": n / 4}
-        for n in range(12)
+        {"prompt": f"{n}?", "chosen": "a" * (n + 1), "rejected": "no", "preference_strength": n / 4} for n in range(12)
     ]
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

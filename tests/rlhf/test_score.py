@@ -72,11 +72,6 @@ def test_a_row_without_a_score_stops_and_leaves_no_file(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_model_that_answers_is_no_reward(
-    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_answers_is_no_reward(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score(qwen3, [{"prompt": "Who?", "answer": "Ada"}], tmp_path) == 1
-    assert (
-        "holds a Qwen3ForCausalLM, no reward model; make one with `fledge rlhf reward"
-        in capsys.readouterr().err
-    )
+    assert "holds a Qwen3ForCausalLM, no reward model; make one with `fledge rlhf reward" in capsys.readouterr().err

@@ -58,10 +58,7 @@ def test_sentiment_is_the_probability_of_the_positive_label(critic: Path) -> Non
     made = classifier.load(critic)
     texts = ["The mill is good", "Nice"]
     expected = [float(p[1]) for p in made.probabilities((text, None) for text in texts)]
-    rows: list[dict[str, Any]] = [
-        {"prompt": "The mill"},
-        {"prompt": [{"role": "user", "content": "x"}]},
-    ]
+    rows: list[dict[str, Any]] = [{"prompt": "The mill"}, {"prompt": [{"role": "user", "content": "x"}]}]
     answers = [" is good", "Nice"]
     assert open_reward(f"sentiment:{critic}").score(rows, answers) == pytest.approx(expected, abs=1e-6)
     negative = open_reward(f"sentiment:{critic}#neg").score(rows, answers)
@@ -110,10 +107,7 @@ def raising(rows: Any, answers: Any) -> list[float]:
             lambda rows, answers: [0.0, math.nan],
             r"--reward mine: nan, no finite number, for the answer 'bad' to 'Who keeps",
         ),
-        (
-            lambda rows, answers: ["much", 0.0],
-            "--reward mine: 'much', no finite number, for the answer 'good'",
-        ),
+        (lambda rows, answers: ["much", 0.0], "--reward mine: 'much', no finite number, for the answer 'good'"),
     ],
     ids=["raises", "count", "none", "nan", "text"],
 )
@@ -130,10 +124,7 @@ def test_a_row_that_a_check_can_not_read_is_named() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (
-            "vilage",
-            "no reward of this name and no folder; did you mean 'village'\\? there are: arithmetic, gsm8k",
-        ),
+        ("vilage", "no reward of this name and no folder; did you mean 'village'\\? there are: arithmetic, gsm8k"),
         ("nothing.py", "--reward nothing.py: no such file"),
         ("village:hamlet", "village.py takes no 'hamlet'"),
         ("sentiment", "--reward sentiment: needs an argument; sentiment:runs/reviews is a classifier"),
@@ -146,9 +137,7 @@ def test_a_reward_that_is_not_there_is_told(source: str, message: str) -> None:
 
 
 def test_folders_that_are_no_reward_model_are_told(qwen3: Path, critic: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"holds a Qwen3ForCausalLM, no reward model; make one with `fledge rlhf"
-    ):
+    with pytest.raises(ModelError, match=r"holds a Qwen3ForCausalLM, no reward model; make one with `fledge rlhf"):
         open_reward(str(qwen3))
     with pytest.raises(ModelError, match=rf"a classifier of 2 labels.*use sentiment:{critic}"):
         open_reward(str(critic))
@@ -168,16 +157,11 @@ def test_a_users_file_that_is_no_reward_is_told(tmp_path: Path) -> None:
         open_reward(str(file))
 
 
-def test_other_tokenizers_are_told(
-    judge: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_tokenizers_are_told(judge: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     reward = open_reward(str(judge))
     scoring.announce(reward, tokenizer)
     assert "another tokenizer" not in capsys.readouterr().err
     content = json.loads(tokenizer.inner.to_str())
     content["added_tokens"] = content["added_tokens"][:1]
     scoring.announce(reward, TextTokenizer(type(tokenizer.inner).from_str(json.dumps(content))))
-    assert (
-        "has another tokenizer than the policy: answers are encoded again by their text"
-        in capsys.readouterr().err
-    )
+    assert "has another tokenizer than the policy: answers are encoded again by their text" in capsys.readouterr().err

@@ -31,9 +31,7 @@ def groups(run: Session) -> list[dict[str, Any]]:
     return [engine.optimizer.param_groups[0] for engine in (run.actor, run.critic)]
 
 
-@pytest.mark.parametrize(
-    ("schedule", "shares"), [("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])]
-)
+@pytest.mark.parametrize(("schedule", "shares"), [("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])])
 def test_both_learning_rates_fall_evenly_to_0_or_stay(schedule: str, shares: list[float]) -> None:
     run = session(schedule)
     for run.counters.step, share in enumerate(shares):

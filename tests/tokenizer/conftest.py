@@ -24,9 +24,7 @@ def corpus() -> list[str]:
         sentences = [" ".join(choose.choices(WORDS, k=choose.randint(3, 12))) for _ in range(20)]
         paragraphs = [f"{s.capitalize()}{choose.choice('.!?,;')}" for s in sentences]
         documents.append(
-            f"Chapter {number * 37}\n\n"
-            + choose.choice((" ", "\n", "\n\n")).join(paragraphs)
-            + " caf\u00e9 \u4f60\n"
+            f"Chapter {number * 37}\n\n" + choose.choice((" ", "\n", "\n\n")).join(paragraphs) + " caf\u00e9 \u4f60\n"
         )
     return documents
 

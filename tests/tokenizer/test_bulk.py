@@ -16,9 +16,7 @@ def test_tiktoken_gives_equal_ids_on_any_text(small_tokenizer: TextTokenizer) ->
     fast = TiktokenEncoder(small_tokenizer)
 
     @settings(max_examples=200)
-    @given(
-        st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("the a'SsLl\n \t12\u017f")))
-    )
+    @given(st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("the a'SsLl\n \t12\u017f"))))
     def check(text: str) -> None:
         assert fast.encode([text])[0].tolist() == small_tokenizer.encode(text)
 
@@ -28,10 +26,7 @@ def test_tiktoken_gives_equal_ids_on_any_text(small_tokenizer: TextTokenizer) ->
 def test_tiktoken_splits_every_character_alike(small_tokenizer: TextTokenizer) -> None:
     # All of the basic plane, between letters, signs and spaces: \p{L}, \p{N} and \s mean the same to both.
     characters = [chr(code) for code in range(1, 0x10000) if not 0xD800 <= code < 0xE000]
-    texts = [
-        "".join(f"a{c}b {c}.{c}\n" for c in characters[start : start + 2000])
-        for start in range(0, 63000, 2000)
-    ]
+    texts = ["".join(f"a{c}b {c}.{c}\n" for c in characters[start : start + 2000]) for start in range(0, 63000, 2000)]
     fast, slow = TiktokenEncoder(small_tokenizer).encode(texts), small_tokenizer.encode_batch(texts)
     assert [ids.tolist() for ids in fast] == slow
 

@@ -33,9 +33,7 @@ def test_bytes_per_token_and_unused_tokens_are_right(
     assert "exact on every document" in out
 
 
-def test_a_lossy_tokenizer_is_named(
-    tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lossy_tokenizer_is_named(tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from tokenizers import normalizers
 
     inner = learn("bpe", iter(corpus), 300)

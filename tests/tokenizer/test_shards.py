@@ -14,9 +14,7 @@ from tokenizer import shards
 from tokenizer.shards import ShardWriter, TokenStream
 
 
-def write(
-    folder: Path, tokenizer: TextTokenizer, documents: list[list[int]], shard_tokens: int = 7
-) -> list[int]:
+def write(folder: Path, tokenizer: TextTokenizer, documents: list[list[int]], shard_tokens: int = 7) -> list[int]:
     """Write documents to the train split, and two to validation; gives the train stream as it should be."""
     folder.mkdir(exist_ok=True)
     writers = {split: ShardWriter(folder, split, tokenizer, shard_tokens) for split in shards.SPLITS}
@@ -96,9 +94,7 @@ def test_a_restored_writer_goes_on_as_if_never_stopped(
     second.close()
     files = sorted(folder.glob("*.bin"))
     assert np.concatenate([np.fromfile(file, dtype="<u2") for file in files]).tolist() == expected
-    assert [file.read_bytes() for file in files] == [
-        (tmp_path / "whole" / file.name).read_bytes() for file in files
-    ]
+    assert [file.read_bytes() for file in files] == [(tmp_path / "whole" / file.name).read_bytes() for file in files]
 
 
 def test_shards_that_lost_bytes_are_not_restored(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
@@ -153,9 +149,7 @@ def test_an_empty_split_is_an_error(tmp_path: Path, small_tokenizer: TextTokeniz
         shards.open_split(tmp_path, "train")
 
 
-def test_another_tokenizer_is_refused(
-    tmp_path: Path, small_tokenizer: TextTokenizer, corpus: list[str]
-) -> None:
+def test_another_tokenizer_is_refused(tmp_path: Path, small_tokenizer: TextTokenizer, corpus: list[str]) -> None:
     from tokenizer.learn import learn
 
     write(tmp_path, small_tokenizer, DOCUMENTS)

@@ -27,9 +27,7 @@ def test_text_is_shown_as_tokens_ids_and_totals(
     assert json.loads(result)["bytes"] == 13
 
 
-def test_learned_tokens_of_a_chat_are_marked(
-    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_learned_tokens_of_a_chat_are_marked(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     messages = [{"role": "user", "content": "the"}, {"role": "assistant", "content": " of"}]
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     (tmp_path / "chat.json").write_text(json.dumps([{"messages": messages}]))

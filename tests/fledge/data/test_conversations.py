@@ -31,10 +31,7 @@ def asked(number: int) -> dict[str, str]:
         {"instruction": "Who?", "response": "Me."},
         {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]},
         {"prompt": "Who?", "completion": " Me.\n"},
-        {
-            "prompt": "Below is an instruction. Do it.\n\n### Instruction:\nWho?\n\n### Response:\n",
-            "response": "Me.",
-        },
+        {"prompt": "Below is an instruction. Do it.\n\n### Instruction:\nWho?\n\n### Response:\n", "response": "Me."},
         {"prompt": [QUESTION], "completion": [ANSWER]},
     ],
     ids=lambda row: "+".join(row),

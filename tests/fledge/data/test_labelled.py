@@ -60,9 +60,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, rows: list[dict[str, Any]], messa
     assert message in str(error.value)
 
 
-def test_a_few_unlabelled_rows_are_passed_over_aloud(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_few_unlabelled_rows_are_passed_over_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "a.jsonl", [HAM, SPAM, {"text": "no label"}])
     assert len(labelled.read([file], max_bad_share=0.5).examples) == 2
     assert f"passed over {file}:3: no label" in capsys.readouterr().err

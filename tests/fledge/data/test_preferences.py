@@ -42,10 +42,7 @@ def says(answer: str) -> dict[str, str]:
             "chosen": {"from": "gpt", "value": "Three."},
             "rejected": {"from": "gpt", "value": "Many."},
         },
-        {
-            "chosen": "\n\nHuman: How many?\n\nAssistant: Three.",
-            "rejected": "\n\nHuman: How many?\n\nAssistant: Many.",
-        },
+        {"chosen": "\n\nHuman: How many?\n\nAssistant: Three.", "rejected": "\n\nHuman: How many?\n\nAssistant: Many."},
         ROW | {"prompt": "\n\nHuman: How many?\n\nAssistant:"},
     ],
     ids=["text", "messages", "turns", "whole", "both", "instruction", "sharegpt", "dialogue", "hh-prompt"],
@@ -64,13 +61,8 @@ def test_dialogues_share_all_but_their_last_answer() -> None:
 
 
 def test_a_system_message_comes_first_and_an_instructions_input_below_it() -> None:
-    found = pair_of(
-        {"system": "Be brief.", "instruction": "Count", "input": "a b", "chosen": "2", "rejected": "b"}
-    )
-    assert [(m["role"], m["content"]) for m in found.prompt] == [
-        ("system", "Be brief."),
-        ("user", "Count\n\na b"),
-    ]
+    found = pair_of({"system": "Be brief.", "instruction": "Count", "input": "a b", "chosen": "2", "rejected": "b"})
+    assert [(m["role"], m["content"]) for m in found.prompt] == [("system", "Be brief."), ("user", "Count\n\na b")]
 
 
 def test_strength_is_read_where_there_is_one() -> None:
@@ -132,10 +124,7 @@ def test_a_few_bad_rows_are_passed_over_aloud(tmp_path: Path, capsys: pytest.Cap
         ),
         (ROW | {"chosen": [{"role": "assistant"}]}, "a message has no role or no text in 'content'"),
         (ROW | {"chosen": ["Three."]}, "a message is no object of role and content"),
-        (
-            ROW | {"preference_strength": "high"},
-            "'preference_strength' is 'high'; expected a number from 0 on",
-        ),
+        (ROW | {"preference_strength": "high"}, "'preference_strength' is 'high'; expected a number from 0 on"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(tmp_path: Path, values: dict[str, Any], message: str) -> None:

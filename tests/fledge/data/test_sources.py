@@ -43,9 +43,7 @@ def test_formats_and_compressions_are_read_off_the_name(folder: Path) -> None:
     assert total_size_bytes([source]) == source.size_bytes < 1400
 
 
-def test_hub_names_and_village_are_not_looked_up_as_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_names_and_village_are_not_looked_up_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sources = expand(["owner/name", "owner/name:subset", "village:stories"])
     assert [source.kind for source in sources] == ["hub", "hub", "village"]

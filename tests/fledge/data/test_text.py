@@ -117,9 +117,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(
-        DataError, match=r"owner/name: no such path here, and the hub can't give it \(Couldn't"
-    ):
+    with pytest.raises(DataError, match=r"owner/name: no such path here, and the hub can't give it \(Couldn't"):
         list(TextReader(expand(["owner/name"])).documents())
 
 
@@ -134,9 +132,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         (b'{"text": "\\ud800"}', "not UTF-8", "lone surrogate at character 0"),
     ],
 )
-def test_bad_rows_are_told_with_line_and_reason(
-    tmp_path: Path, line: bytes, reason: str, detail: str
-) -> None:
+def test_bad_rows_are_told_with_line_and_reason(tmp_path: Path, line: bytes, reason: str, detail: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
     (found,) = rejects(tmp_path / "a.jsonl")
     assert (found.position, found.reason) == (3, reason)
@@ -160,9 +156,7 @@ def test_a_file_that_is_no_text_stops_the_run(tmp_path: Path, content: bytes, me
 def test_bad_rows_below_the_share_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES * 40 + b"broken\n")
     assert len(read(tmp_path / "a.jsonl")) == 120
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:121: broken JSON .*1 of 121 rows are bad.*--max-bad-share"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:121: broken JSON .*1 of 121 rows are bad.*--max-bad-share"):
         read(tmp_path / "a.jsonl", max_bad_share=0.001)
 
 
@@ -180,9 +174,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, name: str, damage: str) ->
     flipped[-6] ^= 0xFF  # in the checksum
     broken = {"cut": packed[: len(packed) // 2], "no gzip": b"plain text", "checksum": bytes(flipped)}[damage]
     (tmp_path / name).write_bytes(broken)
-    with pytest.raises(
-        DataError, match=rf"{name}: damaged gzip file after (line )?\d+.*download or pack it again"
-    ):
+    with pytest.raises(DataError, match=rf"{name}: damaged gzip file after (line )?\d+.*download or pack it again"):
         read(tmp_path / name)
 
 
@@ -200,9 +192,7 @@ def test_broken_json_lists_are_named(tmp_path: Path) -> None:
 
 def test_a_reader_goes_on_from_any_cursor(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(
-            "".join(f'{{"text": "{name}{n}"}}\n' for n in range(5)) + "bad\n"
-        )
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{name}{n}"}}\n' for n in range(5)) + "bad\n")
     reader = TextReader(expand([tmp_path]), max_bad_share=1)
     cursors = [(document.text, reader.cursor) for document in reader.documents()]
     everything = [text for text, _ in cursors]

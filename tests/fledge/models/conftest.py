@@ -11,14 +11,7 @@ from fledge.tokens import END_OF_TEXT, TextTokenizer, byte_alphabet
 
 # Each entry is a config.json; together they cover what the three architectures can do.
 HF_CONFIGS: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "model_type": "gpt2",
-        "vocab_size": 101,
-        "n_positions": 48,
-        "n_embd": 48,
-        "n_layer": 2,
-        "n_head": 4,
-    },
+    "gpt2": {"model_type": "gpt2", "vocab_size": 101, "n_positions": 48, "n_embd": 48, "n_layer": 2, "n_head": 4},
     "gpt2-untied": {
         "model_type": "gpt2",
         "vocab_size": 64,

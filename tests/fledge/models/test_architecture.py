@@ -49,9 +49,7 @@ def test_logits_equal_transformers(hf_content: dict[str, Any], theirs: Any) -> N
 
 
 @pytest.mark.parametrize("pad_vocab_to", [1, 64])
-def test_loss_and_gradients_equal_transformers(
-    hf_content: dict[str, Any], theirs: Any, pad_vocab_to: int
-) -> None:
+def test_loss_and_gradients_equal_transformers(hf_content: dict[str, Any], theirs: Any, pad_vocab_to: int) -> None:
     vocab_size = hf_content["vocab_size"]
     ids_BT, targets_BT = some_ids(vocab_size, 3, 40), some_ids(vocab_size, 3, 41)[:, 1:].clone()
     targets_BT[0, :7] = -100
@@ -107,9 +105,7 @@ def test_defaults_are_those_of_transformers(name: str) -> None:
     from transformers import AutoConfig
 
     config_class = find_config(name)
-    assert config_class.from_hf({"model_type": name}) == config_class.from_hf(
-        AutoConfig.for_model(name).to_dict()
-    )
+    assert config_class.from_hf({"model_type": name}) == config_class.from_hf(AutoConfig.for_model(name).to_dict())
 
 
 @pytest.mark.parametrize(
@@ -150,11 +146,7 @@ def test_first_loss_is_that_of_guessing(name: str, tie: bool) -> None:
 def test_first_weights_depend_on_the_seed_only(name: str) -> None:
     config = find_config(name).sized(vocab_size=90, context=16, layers=2, width=32, heads=2)
     state = torch.get_rng_state()
-    first, padded, other = (
-        build(config, seed=1),
-        build(config, seed=1, pad_vocab_to=64),
-        build(config, seed=2),
-    )
+    first, padded, other = (build(config, seed=1), build(config, seed=1, pad_vocab_to=64), build(config, seed=2))
     assert torch.equal(torch.get_rng_state(), state)
     for weights, same, different in zip(
         *(model.to_hf_state().values() for model in (first, padded, other)), strict=True
@@ -299,9 +291,7 @@ def test_parameters_and_flops_are_counted_as_published() -> None:
 def test_every_embedding_is_named_so(ours: LanguageModel) -> None:
     vocabulary = [name for name, _ in ours.named_parameters() if ours.has_vocabulary_rows(name)]
     assert all("embed" in name or "lm_head" in name for name in vocabulary)
-    assert all(
-        "embed" in name for name, module in ours.named_modules() if isinstance(module, torch.nn.Embedding)
-    )
+    assert all("embed" in name for name, module in ours.named_modules() if isinstance(module, torch.nn.Embedding))
 
 
 @pytest.mark.parametrize(
@@ -326,9 +316,7 @@ def test_more_tokens_than_positions_are_refused(ours: LanguageModel) -> None:
 
 
 def test_only_architectures_are_found_by_name() -> None:
-    assert [name for name in ("gpt2", "cache", "llama", "gpt2.evil", "architecture") if is_ours(name)] == [
-        "gpt2"
-    ]
+    assert [name for name in ("gpt2", "cache", "llama", "gpt2.evil", "architecture") if is_ours(name)] == ["gpt2"]
     with pytest.raises(ModelError, match="no architecture named 'llama'"):
         find_config("llama")
 

@@ -13,13 +13,7 @@ from fledge.models.classifier import by_length
 from fledge.tokens import TextTokenizer, default_chat_template
 from tokenizer.learn import learn
 
-TEXTS = [
-    "Hello there.",
-    "a",
-    "The miller has a dog and the dog has a long, long tail " * 3,
-    "",
-    "Win 100 now!",
-]
+TEXTS = ["Hello there.", "a", "The miller has a dog and the dog has a long, long tail " * 3, "", "Win 100 now!"]
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +97,7 @@ def test_a_batch_holds_no_more_tokens_than_allowed() -> None:
 
 
 def test_a_causal_folder_is_no_classifier(base: Callable[..., Path]) -> None:
-    with pytest.raises(
-        ModelError, match=r"holds a Qwen3ForCausalLM, not a classifier; make one with `fledge"
-    ):
+    with pytest.raises(ModelError, match=r"holds a Qwen3ForCausalLM, not a classifier; make one with `fledge"):
         classifier.load(base("qwen3"))
 
 

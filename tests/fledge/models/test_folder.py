@@ -94,9 +94,7 @@ def test_equal_weights_give_equal_bytes(ours: LanguageModel, saved: Path, tmp_pa
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "nanochat"])
 @pytest.mark.parametrize("tie", [True, False])
 def test_padding_rows_are_cut_on_save(name: str, tie: bool, tmp_path: Path) -> None:
-    config = find_config(name).sized(
-        vocab_size=50, context=24, layers=1, width=16, heads=2, tie_embeddings=tie
-    )
+    config = find_config(name).sized(vocab_size=50, context=24, layers=1, width=16, heads=2, tie_embeddings=tie)
     padded = build(config, seed=3, pad_vocab_to=64)
     assert len(padded.token_embed.weight) == 64
     save_model(padded, tmp_path)
@@ -151,9 +149,7 @@ def test_several_seeds_are_listed(tmp_path: Path) -> None:
         find_model(tmp_path)
 
 
-def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def snapshot_download(name: str, allow_patterns: list[str]) -> str:
@@ -183,10 +179,7 @@ def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(
         ({"config.json": '{"model_type": "gpt2"}'}, "no weights there"),
         ({"config.json": '{"model_type": "gpt2"}', "pytorch_model.bin": ""}, "pickle"),
         ({"config.json": '{"model_type": "llama"}', "pytorch_model.bin": ""}, "pickle"),
-        (
-            {"config.json": '{"model_type": "gpt2", "n_head": 7}', "model.safetensors": ""},
-            "gpt2: 7 heads need",
-        ),
+        ({"config.json": '{"model_type": "gpt2", "n_head": 7}', "model.safetensors": ""}, "gpt2: 7 heads need"),
         ({"config.json": '{"model_type": "gpt2"}', "model.safetensors": "x"}, "model.safetensors: damaged"),
         ({"config.json": '{"model_type": "gpt2"}', "model.safetensors.index.json": "{}"}, "can't be read"),
         (

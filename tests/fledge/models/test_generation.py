@@ -93,9 +93,7 @@ SETTINGS = [
     Sampling(max_new_tokens=16, temperature=0.7, top_k=7, seed=2),
     Sampling(max_new_tokens=16, temperature=1.5, top_p=0.8, seed=3),
     Sampling(max_new_tokens=16, min_p=0.2, seed=4),
-    Sampling(
-        max_new_tokens=16, temperature=0.9, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.3, seed=5
-    ),
+    Sampling(max_new_tokens=16, temperature=0.9, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.3, seed=5),
 ]
 
 

@@ -108,9 +108,7 @@ def test_shapes_that_are_not_known_are_listed(tokenizer: TextTokenizer) -> None:
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    save_model(
-        build(find_config("gpt2").sized(vocab_size=99, context=8, layers=1, width=8, heads=1)), tmp_path
-    )
+    save_model(build(find_config("gpt2").sized(vocab_size=99, context=8, layers=1, width=8, heads=1)), tmp_path)
     with pytest.raises(ModelError, match="tokenizer has 257 tokens, the model knows 99"):
         load(tmp_path, tokenizer=tokenizer, device="cpu")
 

@@ -11,11 +11,7 @@ WORLD = make_world("hamlet")
 
 def test_canaries_are_unique_and_each_stands_as_often_as_it_says() -> None:
     planted = canaries(WORLD)
-    assert (
-        len({canary.secret for canary in planted})
-        == len({canary.prefix for canary in planted})
-        == len(planted)
-    )
+    assert len({canary.secret for canary in planted}) == len({canary.prefix for canary in planted}) == len(planted)
     seen = Counter(row["text"] for row in rows(WORLD) if row["copies"])
     assert {canary.text: canary.num_copies for canary in planted if canary.num_copies} == dict(seen)
     assert Counter(canary.num_copies for canary in planted) == dict.fromkeys(COUNTS, 4)

@@ -70,9 +70,7 @@ def test_inverse_probabilities_of_sampled_short_texts_count_the_texts() -> None:
 
     stream, names = (
         Stream(1),
-        dict(
-            zip("abcht", [*WORLD.people[:3], WORLD.people[0], WORLD.tables["thing"].values[0]], strict=True)
-        ),
+        dict(zip("abcht", [*WORLD.people[:3], WORLD.people[0], WORLD.tables["thing"].values[0]], strict=True)),
     )
     inverse = []
     for _ in range(4000):

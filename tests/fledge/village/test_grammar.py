@@ -31,8 +31,7 @@ def value(text: str, count: int = 0, **forms: str) -> Value:
 
 def make_tables() -> dict[str, Table]:
     people = [
-        value(name, number="sg" if k else "pl", he="he" if k else "she")
-        for k, name in enumerate(["Ada", "Bo", "Cy"])
+        value(name, number="sg" if k else "pl", he="he" if k else "she") for k, name in enumerate(["Ada", "Bo", "Cy"])
     ]
     return {
         "person": Table(people, [3, 2, 1]),
@@ -59,9 +58,7 @@ def worlds(grammar: Grammar) -> Iterator[float]:
     for person, attribute in product(people, grammar.priors):
         prior = grammar.priors[attribute]
         total = prior.total_without([person])
-        choices.append(
-            [(person, attribute, v, w / total) for v, w in prior.weight.items() if v is not person]
-        )
+        choices.append([(person, attribute, v, w / total) for v, w in prior.weight.items() if v is not person])
     for chosen in product(*choices):
         chance = 1.0
         for person, attribute, fact, p in chosen:
@@ -103,9 +100,7 @@ def enumerate_texts(grammar: Grammar, rule: str = "story") -> Iterator[tuple[str
 def probability(grammar: Grammar, text: str, is_world_known: bool) -> float:
     """Of a text, by its one derivation."""
     (steps,) = grammar.parse("story", text)
-    if is_world_known and any(
-        step.fact and step.fact[0].facts[step.fact[1]] is not step.fact[2] for step in steps
-    ):
+    if is_world_known and any(step.fact and step.fact[0].facts[step.fact[1]] is not step.fact[2] for step in steps):
         return 0.0
     return exp(sum(step.nats for step in steps if not (is_world_known and step.fact)))
 
@@ -177,8 +172,7 @@ def test_what_the_grammar_never_writes_has_no_derivation(text: str, why: str) ->
 def test_weights_come_from_the_place_the_star_or_the_stated_column() -> None:
     source = "first\n  a\n  b\n  c\neven*\n  a\n  b\nstated\n  3/0 | a\n  1/5 | b\n"
     weights = [
-        {name: rule.weights for name, rule in Grammar(source, {}, {}, column).rules.items()}
-        for column in (0, 1)
+        {name: rule.weights for name, rule in Grammar(source, {}, {}, column).rules.items()} for column in (0, 1)
     ]
     assert weights[0] == {"first": [30, 20, 15], "even": [1, 1], "stated": [3, 1]}
     assert weights[1]["stated"] == [0, 5]

@@ -40,9 +40,7 @@ def test_no_question_stands_in_both_parts() -> None:
 def test_every_fact_of_the_people_asked_is_asked_in_either_part() -> None:
     for part, found in (("train", TRAIN), ("test", TEST)):
         facts = {(row["person"], row["attribute"]) for row in found if row["task"] == "fact"}
-        assert facts == {
-            (str(person), attribute) for person in people_asked(WORLD, part) for attribute in ATTRIBUTES
-        }
+        assert facts == {(str(person), attribute) for person in people_asked(WORLD, part) for attribute in ATTRIBUTES}
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)

@@ -15,9 +15,7 @@ POSTERIORS = [posterior(WORLD, row["text"]) for row in TEST]
 
 
 def test_bayes_classifier_reaches_the_claimed_accuracy() -> None:
-    hits = sum(
-        (chance > 0.5) == (row["label"] == "spam") for chance, row in zip(POSTERIORS, TEST, strict=True)
-    )
+    hits = sum((chance > 0.5) == (row["label"] == "spam") for chance, row in zip(POSTERIORS, TEST, strict=True))
     claimed = bayes_accuracy(WORLD)
     assert abs(hits / len(TEST) - claimed) < 4 * (claimed * (1 - claimed) / len(TEST)) ** 0.5
 
@@ -79,9 +77,7 @@ def test_word_counts_stay_below_word_pairs_and_those_below_bayes() -> None:
         vectors = TfidfVectorizer(ngram_range=(1, longest))
         features = vectors.fit_transform([row["text"] for row in train])
         model = LogisticRegression(max_iter=500).fit(features, [row["label"] for row in train])
-        return float(
-            model.score(vectors.transform([row["text"] for row in TEST]), [row["label"] for row in TEST])
-        )
+        return float(model.score(vectors.transform([row["text"] for row in TEST]), [row["label"] for row in TEST]))
 
     words, pairs = accuracy(1), accuracy(2)
     assert 0.6 < words < pairs - 0.04

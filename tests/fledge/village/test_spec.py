@@ -46,10 +46,7 @@ def test_spec_is_read(text: str, spec: Spec) -> None:
         ("village:hamlet/poems", "no kind 'poems'; there is stories, instructions"),
         ("village:hamlet/stories:dev", "no part 'dev'; there is train, test"),
         ("village:hamlet/stories?length_bias=1", "no dial 'length_bias'; there is none"),
-        (
-            "village:hamlet/preferences?bias=1",
-            "no dial 'bias'; there is temperature, length_bias, label_noise",
-        ),
+        ("village:hamlet/preferences?bias=1", "no dial 'bias'; there is temperature, length_bias, label_noise"),
         ("village:Hamlet", "village data is named village:WORLD"),
     ],
 )
@@ -81,7 +78,6 @@ def test_written_file_holds_the_rows_and_is_never_replaced(tmp_path: Path) -> No
 
 def test_rows_of_every_kind_are_frozen() -> None:
     found = {
-        kind: hashlib.sha256(repr(list(rows(f"village:hamlet/{kind}#300"))).encode()).hexdigest()[:16]
-        for kind in KINDS
+        kind: hashlib.sha256(repr(list(rows(f"village:hamlet/{kind}#300"))).encode()).hexdigest()[:16] for kind in KINDS
     }
     assert found == FROZEN

@@ -90,12 +90,8 @@ def test_a_quarter_of_the_default_stories_tells_every_fact_of_the_hamlet() -> No
 
 def roster(name: str, seed: int) -> str:
     world = make_world(name, seed)
-    lines = [
-        f"{person} {[str(person.facts[attribute]) for attribute in ATTRIBUTES]}" for person in world.people
-    ]
-    weights = [
-        f"{table}: {[(str(v), w) for v, w in t.weight.items()]}" for table, t in sorted(world.tables.items())
-    ]
+    lines = [f"{person} {[str(person.facts[attribute]) for attribute in ATTRIBUTES]}" for person in world.people]
+    weights = [f"{table}: {[(str(v), w) for v, w in t.weight.items()]}" for table, t in sorted(world.tables.items())]
     return hashlib.sha256("\n".join(lines + weights).encode()).hexdigest()[:16]
 
 
