@@ -44,7 +44,6 @@ class Wish:
     size: str = "small"
     data: str | None = None  # a folder of one's own text, with OWN_FILES if there are any
     time_budget: str | None = None
-    last: str | None = None  # the stage to stop after
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,26 @@ def life(wish: Wish) -> list[Stage]:
 
 
 def _own(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The files of text in a folder, and those of OWN_FILES by name."""
+    """The files of text in a folder, and those of OWN_FILES by name; read once, so that errors come at the start.
+
+    Raises:
+        DataError: no such folder, no text in it, or rows that can't be used.
+    """
+    from fledge.data import conversations, labelled, preferences
     from fledge.data.sources import expand
 
     if not folder.is_dir():
         raise DataError(f"--data {folder}: no such folder; name one that holds your text")
-    files = [source.name for source in expand([folder])]
-    own = {name: file for file in files if (name := Path(file).name.split(".")[0]) in OWN_FILES}
-    text = [file for file in files if file not in own.values()]
+    own = {name: str(file) for name in OWN_FILES for file in sorted(folder.glob(f"{name}*"))[:1]}
+    text = [source.name for source in expand([folder]) if source.name not in own.values()]
     if not text:
         raise DataError(f"--data {folder}: only {', '.join(own)} there, no text to pretrain on")
+    if "conversations" in own:
+        conversations.read([own["conversations"]], held_out_share=0.1)
+    if "labelled" in own:
+        labelled.read([own["labelled"]])
+    if "preferences" in own:
+        preferences.read([own["preferences"]], held_out_share=0.1)
     return text, own
 
 
@@ -171,21 +180,17 @@ def _budgeted(wish: Wish) -> Callable[[str, CommandConfig], dict[str, Any]]:
     return values
 
 
-def run(out: Path, wish: Wish, stages: list[Stage] | None = None) -> commands.Result:
-    """Live the life in a folder; stages that are there already are not done again.
+def run(out: Path, stages: list[Stage], last: str | None = None) -> commands.Result:
+    """Live the life in a folder up to a stage; stages that are there already are not done again.
 
-    Args:
-        stages: None takes those of `life`.
     Returns:
         the `--json` object of `fledge demo`.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     results: dict[str, commands.Result] = {}
     found: list[Band] = []
-    stages = life(wish) if stages is None else stages
     names = [stage.name for stage in stages]
-    if wish.last:
-        stages = stages[: names.index(wish.last) + 1]
+    stages = stages[: names.index(last) + 1] if last else stages
     with console.progress("life", len(stages), "stages") as bar:
         for number, stage in enumerate(stages, 1):
             console.note(f"\n[{number}/{len(stages)}] {life_screen.line_of(names, stage.name)}")
@@ -238,19 +243,20 @@ def demo(
     if last and last not in known:
         raise RunError(f"--stage {last}: no such stage; there are {', '.join(known)}")
     if resume:
-        wish = _wish_of(resume, bool(data or size or time_budget), last)
+        wish = _wish_of(resume, bool(data or size or time_budget))
+        stages = life(wish)
     else:
         if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
         chosen = size or ("medium" if device.resolve_device("auto", "") == "cuda" else "small")
-        wish = Wish(chosen, str(data) if data else None, _checked(time_budget), last)
-        life(wish)  # what is wrong with the wish is said before anything is made
+        wish = Wish(chosen, str(data) if data else None, _checked(time_budget))
+        stages = life(wish)  # what is wrong with the wish is said before anything is made
         out = out or rundir.next_free("demo")
         out.mkdir(parents=True, exist_ok=True)
         atomic.write_file(out / WISH, json.dumps(asdict(wish)))
     folder = resume or out
     assert folder
-    result = run(folder, wish)
+    result = run(folder, stages, last)
     console.result(json.dumps(result) if as_json else life_screen.last(result))
     missed = [band for band in result["bands"] if not band["passed"]]
     if missed:
@@ -261,14 +267,13 @@ def demo(
         commands.execute(ChatConfig(model=str(folder / "ppo")))
 
 
-def _wish_of(folder: Path, is_asked_anew: bool, last: str | None) -> Wish:
+def _wish_of(folder: Path, is_asked_anew: bool) -> Wish:
     """What a demo that is continued was asked for."""
     if not (folder / WISH).is_file():
         raise RunError(f"{folder}: no such demo; start one with `fledge demo`")
     if is_asked_anew:
         raise RunError(f"{folder}: goes on as it was begun; leave --data, --size and --time-budget away")
-    asked = json.loads((folder / WISH).read_text(encoding="utf-8"))
-    return Wish(**(asked | {"last": last}))
+    return Wish(**json.loads((folder / WISH).read_text(encoding="utf-8")))
 
 
 def _checked(time_budget: str | None) -> str | None:

@@ -89,7 +89,7 @@ def small(stages: list[life.Stage]) -> list[life.Stage]:
 
 def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> None:
     wish = life.Wish()
-    result = life.run(tmp_path / "demo", wish, small(life.life(wish)))
+    result = life.run(tmp_path / "demo", small(life.life(wish)))
     made = sorted(p.name for p in (tmp_path / "demo").iterdir())
     runs = ("tokenizer", "shards", "pretrain", "instruct", "classify", "reward", "ppo")
     assert made == sorted([*runs, "report.html"])
@@ -101,7 +101,7 @@ def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> N
     screen = life_screen.last(result)
     assert "floor: knows every villager" in screen
     assert screen.count("> Once upon a time") == 1
-    again = life.run(tmp_path / "demo", wish, small(life.life(wish)))  # all is there: nothing is done again
+    again = life.run(tmp_path / "demo", small(life.life(wish)))  # all is there: nothing is done again
     assert again["bands"] == result["bands"]
     assert [again["stages"][name] for name in runs] == [result["stages"][name] for name in runs]
 
@@ -113,7 +113,7 @@ def test_a_life_on_ones_own_text_uses_what_lies_beside_it(tmp_path: Path) -> Non
         (own / "books" / f"{n}.txt").write_text(f"The {n} grey herons of lake {n % 7} stood still. " * 20)
     rows = [f'{{"text": "note {n}", "label": "{"ab"[n % 2]}"}}' for n in range(60)]
     (own / "labelled.jsonl").write_text("\n".join(rows))
-    wish = life.Wish(data=str(own), last="classify")
+    wish = life.Wish(data=str(own))
     stages = {stage.name: stage for stage in small(life.life(wish))}
     whole = {stage.name: stage for stage in life.life(wish)}
     read = whole["shards"].settings(tmp_path)
@@ -128,12 +128,33 @@ def test_a_life_on_ones_own_text_uses_what_lies_beside_it(tmp_path: Path) -> Non
             lambda out, stage=stage, data=data, given=given: config.with_values(stage.settings(out), {data: given}),
             stage.judge,
         )
-    result = life.run(tmp_path / "demo", wish, list(stages.values()))
+    result = life.run(tmp_path / "demo", list(stages.values()), "classify")
     assert list(result["stages"])[-1] == "classify"
     assert result["stages"]["classify"]["labels"] == ["a", "b"]
     # The village's limits say nothing about other text.
     assert [band["name"] for band in result["bands"]] == ["pretrain bits per byte, below a 5-gram model's"]
     assert f"fledge demo --resume {tmp_path / 'demo'}" in life_screen.last(result)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "folder without data"),
+        ({"labelled.csv": "text,label\na,x\nb,y\n"}, "no text to pretrain on"),
+        ({"a.txt": "Words.", "labelled.csv": "words,kind\na,x\n"}, "no field 'text'"),
+        ({"a.txt": "Words.", "preferences.jsonl": '{"chosen": "x"}\n'}, "preferences.jsonl:1"),
+        ({"a.txt": "Words.", "conversations.jsonl": '{"said": "x"}\n'}, "conversations.jsonl:1"),
+    ],
+)
+def test_own_files_that_can_not_be_used_are_told_before_anything_is_made(
+    files: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name, text in files.items():
+        (tmp_path / "mine" / name).write_text(text)
+    assert run(["demo", "--data", str(tmp_path / "mine"), "--out", str(tmp_path / "life")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "life").exists()
 
 
 def test_a_time_budget_is_shared_out() -> None:

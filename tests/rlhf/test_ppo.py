@@ -3,11 +3,9 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +101,6 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
         for path in (again, tmp_path / "whole")
     ]
     assert timeless[0] == timeless[1]
-
-
-def test_sigkill_and_resume_as_processes(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
-    assert ppo(qwen3, likes_e, tmp_path / "whole") == 0
-    out = tmp_path / "r"
-    command = [sys.executable, "-m", "fledge", "rlhf", "ppo", str(qwen3), f"--reward={likes_e}", "--config=tiny"]
-    with subprocess.Popen([*command, *QUICK, "--out", str(out)], stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(out.glob("checkpoints/step-*")):
-            time.sleep(0.01)  # watches another process's folder
-        process.send_signal(signal.SIGKILL)
-    assert not (out / "result.json").exists()
-    assert run(["rlhf", "ppo", "--resume", str(out)]) == 0
-    assert weights(out) == weights(tmp_path / "whole")
 
 
 def test_with_adapters_the_reference_is_the_parent(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
