@@ -23,6 +23,9 @@ from fledge.errors import RunError, RunFailed
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 
+# Numbers in one message between processes: 25 MB in float32, as torch's DDP has it. DeepSpeed's own 5e8 takes 2 GB
+# whatever the model's size, and its copies no longer fit into any cache (LOG.md).
+BUCKET = 6_250_000
 TAG, UNIVERSAL = "state", "universal"  # folders in a checkpoint, as DeepSpeed calls them
 
 
@@ -46,7 +49,11 @@ class Plan:
             "train_micro_batch_size_per_gpu": self.microbatch,
             "gradient_accumulation_steps": steps,
             "gradient_clipping": self.clip_norm if self.zero else 0.0,  # at 0 we clip, as the plain engine does
-            "zero_optimization": {"stage": self.zero, "stage3_param_persistence_threshold": 10_000},
+            "zero_optimization": {
+                "stage": self.zero,
+                "stage3_param_persistence_threshold": 10_000,
+                "reduce_bucket_size": BUCKET,
+            },
             "zero_allow_untested_optimizer": True,
             "steps_per_print": None,
         }

@@ -4,14 +4,14 @@ import dataclasses
 
 import torch
 
+from fledge.deepspeed_engine import BUCKET
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 from fledge.models.loss import CHUNK, CHUNK_ELSEWHERE
 from pretrain import optimizer, sizing
 from pretrain.config import TrainConfig
 
-# DeepSpeed's defaults, which our engine leaves as they are: numbers in one message, and in gathered weights.
-BUCKET, GATHERED = 500_000_000, 1_000_000_000
+GATHERED = 1_000_000_000  # DeepSpeed's default, which our engine leaves as it is: numbers in gathered weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -243,12 +243,12 @@ def test_a_measured_speed_replaces_the_assumed_one(capsys: pytest.CaptureFixture
 
 def test_the_lowest_stage_that_fits_at_full_speed_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = []
-    for gigabytes in (80, 13, 12, 8):
+    for gigabytes in (80, 12, 10, 8):
         options = ["--model.layers=24", "--model.width=1024", "--model.heads=16", "--batch.sequences=64"]
         options += ["--gpus=64", "--config=gpt2-guide", f"--gpu-memory={gigabytes}", "--model.context=4096"]
         line = planned(capsys, *options)["chosen"]
         chosen.append((line["zero"], line["recompute"]))
-    assert chosen == [(0, False), (1, False), (2, False), (2, True)]
+    assert chosen == [(0, False), (1, False), (2, False), (1, True)]
 
 
 def test_the_microbatch_is_the_largest_that_fits() -> None:
@@ -283,7 +283,7 @@ def test_the_vocabulary_of_shards_counts(
             "nothing fits: ZeRO 3 with recompute needs least",
         ),
         (
-            ["--gpus=2", "--gpu-memory=24", "--model.layers=48", "--model.width=1536"],
+            ["--gpus=2", "--gpu-memory=20", "--model.layers=48", "--model.width=1536"],
             "use --gpus 4 with --engine.zero 3",
         ),
         (["--init=x"], "a plan takes the shape from the group 'model'"),
