@@ -19,7 +19,8 @@ from typing import Any
 from fledge.errors import FledgeError, RunFailed, UsageError
 
 TICK_S = 1.0  # between signs of life
-PATIENCE_S = 45.0  # until a process that makes no progress is given up; without a sign of life after a third of it
+PATIENCE_S = 45.0  # until a process that makes no progress is given up; without a sign of life after a third of it,
+LEAST_SILENCE_S = 5.0  # or this, on a machine that is busy
 GROUP_TIMEOUT = timedelta(minutes=30)  # of one message; rank 0 may write and measure that long on its own
 
 
@@ -212,7 +213,7 @@ class _Watch(threading.Thread):
         if new_count != count or is_in_lockstep == "0":
             count, count_at = new_count, now
         problem = ""
-        if now - sign_at > self.patience_s / 3:
+        if now - sign_at > max(self.patience_s / 3, LEAST_SILENCE_S):
             problem = f"died: no sign of life for {now - sign_at:.0f} s"
         elif now - count_at > self.patience_s and self.count > int(count):
             problem = f"hangs: no progress for {now - count_at:.0f} s while others wait (see --engine.patience)"
@@ -233,7 +234,7 @@ class _Watch(threading.Thread):
         # torchrun ends all processes when one is lost; there is time enough to say which.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if isinstance(error, RuntimeError):  # perhaps a message to a process that is gone: wait for the verdict
-            self._found.wait(self.patience_s / 3 + 5 * TICK_S)
+            self._found.wait(max(self.patience_s / 3, LEAST_SILENCE_S) + 5 * TICK_S)
         if self._found.is_set():
             self._taken.set()
             self._speak()

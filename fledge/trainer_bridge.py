@@ -348,6 +348,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    os.environ.pop("LOCAL_RANK", None)  # a launcher's of one process, or DeepSpeed's: the model would be wrapped for many
     parts: dict[str, Any] = {"job": job, "settings": settings, "folder": folder}
     if by == "transformers":
         return Contract(args=TrainingArguments(**_arguments(settings, folder)), **parts)

@@ -150,6 +150,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, num_batches: in
     assert lines[0] == lines[1]
 
 
+def test_a_launcher_of_one_process_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwrapped(model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(model, Net)
+        return loss(model, batch)
+
+    monkeypatch.setenv("LOCAL_RANK", "0")  # also what DeepSpeed leaves behind in a notebook
+    assert start(make_job(loss=unwrapped), Settings(), tmp_path / "r").step == 12
+
+
 def test_frozen_weights_are_not_saved(tmp_path: Path) -> None:
     start(make_job(), Settings(), tmp_path / "r")
     checkpoint = checkpoints.listed(tmp_path / "r" / "checkpoints")[-1]
