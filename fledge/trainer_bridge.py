@@ -348,7 +348,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def _make(job: Job, settings: Any, folder: RunFolder, by: str) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    os.environ.pop("LOCAL_RANK", None)  # a launcher's of one process, or DeepSpeed's: the model would be wrapped for many
+    os.environ.pop("LOCAL_RANK", None)  # DeepSpeed's, or a launcher's of one process: it would wrap the model
     parts: dict[str, Any] = {"job": job, "settings": settings, "folder": folder}
     if by == "transformers":
         return Contract(args=TrainingArguments(**_arguments(settings, folder)), **parts)
