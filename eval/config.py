@@ -1,10 +1,14 @@
 """Settings of `fledge eval` and of its tasks and suites; values and their reasons are in configs/eval/ and beside."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fledge.config import CommandConfig, Config
+from fledge.config import CommandConfig, Config, Device, ModelName, Tokens
+
+Limit = Annotated[
+    int | None, Field(ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"})
+]
 
 
 class TaskConfig(Config):
@@ -21,7 +25,7 @@ class TaskConfig(Config):
     must_stop: bool = Field(
         False, description="checked answers that do not stop by themselves are wrong, whatever they say"
     )
-    max_new_tokens: int = Field(64, ge=1, description="of a generated answer", json_schema_extra={"unit": "tokens"})
+    max_new_tokens: Tokens = Field(64, ge=1, description="of a generated answer")
     stop: list[str] = Field([], description="strings that end a generated answer")
     metrics: list[str] = Field(
         [], description="of generated answers, besides the kind's own: names, files or hub names"
@@ -29,16 +33,14 @@ class TaskConfig(Config):
     check: str = Field("", description="kind checked: a file of eval/checks/, or my_check.py")
     against: str = Field("", description="kind win_rate: the other model; none: the answers in the data")
     reward_model: str = Field("", description="kind win_rate: the reward model that judges")
-    stride: int = Field(
-        0, ge=0, description="between windows of a long text; 0: a context", json_schema_extra={"unit": "tokens"}
-    )
+    stride: Tokens = Field(0, ge=0, description="between windows of a long text; 0: a context")
 
 
 class SuiteConfig(Config):
     """A suite of tasks, `eval/suites/<name>.yaml` or a user's own file."""
 
     tasks: list[str] = Field(min_length=1, description="names of tasks")
-    limit: int | None = Field(None, ge=1, description="items of each set", json_schema_extra={"unit": "items"})
+    limit: Limit = None
 
 
 class MeasureConfig(CommandConfig):
@@ -52,13 +54,11 @@ class MeasureConfig(CommandConfig):
     data: list[str] = Field(
         [], description="the task's data; with --suite the folder in which its tasks find theirs; repeatable"
     )
-    limit: int | None = Field(
-        None, ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"}
-    )
+    limit: Limit = None
     batch_size: int = Field(
         0, ge=0, description="sequences at once; 0: as many as fill the processor", json_schema_extra={"unit": "rows"}
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = "auto"
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the forward pass; in bfloat16 close verdicts are scored again in float32"
     )
@@ -75,7 +75,7 @@ class RunConfig(MeasureConfig):
     stage: ClassVar[str] = "eval"
     command: ClassVar[str] = "run"
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     suite: str = Field("quick", description="quick, base, chat, full, or a YAML file of your own")
     out: str | None = Field(None, description="folder for the results, in place of RUN/eval")
 
@@ -125,9 +125,7 @@ class OverlapConfig(CommandConfig):
         description="words of a stretch; shorter items are looked for as a whole",
         json_schema_extra={"unit": "words"},
     )
-    limit: int | None = Field(
-        None, ge=1, description="only the first items of each set", json_schema_extra={"unit": "items"}
-    )
+    limit: Limit = None
 
 
 class SelfcheckConfig(CommandConfig):
@@ -141,12 +139,12 @@ class SelfcheckConfig(CommandConfig):
     command: ClassVar[str] = "selfcheck"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     data: list[str] = Field(
         ["village:hamlet/instructions#8"], description="texts or conversations to check with; repeatable"
     )
     rows: int = Field(8, ge=2, description="of the data that are used", json_schema_extra={"unit": "rows"})
-    max_tokens: int = Field(64, ge=8, description="of each text that are read", json_schema_extra={"unit": "tokens"})
+    max_tokens: Tokens = Field(64, ge=8, description="of each text that are read")
 
 
 class ReportConfig(CommandConfig):

@@ -1,10 +1,24 @@
 """Settings of `fledge finetune`; values and their reasons are in configs/finetune/."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import RUN_RESUMABLE, SAMPLE_PROMPTS, CommandConfig, Config, RunConfig
+from fledge.config import (
+    RUN_RESUMABLE,
+    SAMPLE_PROMPTS,
+    BadShare,
+    CommandConfig,
+    Config,
+    Device,
+    ModelName,
+    Ratio,
+    RunConfig,
+    Steps,
+    Tokens,
+)
+
+Prompts = Annotated[int, Field(json_schema_extra={"unit": "prompts"})]
 
 
 class BatchConfig(Config):
@@ -44,14 +58,8 @@ class OptimConfig(Config):
 class ValidationConfig(Config):
     """The held-out part and the checks on it."""
 
-    share: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="of the rows to hold out, by a hash of the prompt or text",
-        json_schema_extra={"unit": "ratio"},
-    )
-    every: int = Field(50, ge=1, description="between checks", json_schema_extra={"unit": "steps"})
+    share: Ratio = Field(0.1, gt=0, lt=1, description="of the rows to hold out, by a hash of the prompt or text")
+    every: Steps = Field(50, ge=1, description="between checks")
     patience: int = Field(
         0, ge=0, description="checks without a better one before training stops; 0: never stops early"
     )
@@ -71,13 +79,7 @@ class LoraConfig(Config):
 class SplitConfig(Config):
     """The test part; taken by a hash of the text, so that no seed moves it."""
 
-    test_share: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="of the texts to test on; near-duplicates stay on one side",
-        json_schema_extra={"unit": "ratio"},
-    )
+    test_share: Ratio = Field(0.2, gt=0, lt=1, description="of the texts to test on; near-duplicates stay on one side")
     num_folds: int = Field(0, ge=0, description="set by --folds: how many parts there are")
     fold: int = Field(0, ge=0, description="set by --folds: the part that is tested on")
     labels: int = Field(0, ge=0, description="set by --label-budget: rows to train on; 0: all")
@@ -99,26 +101,17 @@ class ClassifyConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     data: list[str] = Field(min_length=1, description="labelled texts: files, folders, globs; repeatable")
-    max_bad_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="of rows without text or label that are passed over",
-        json_schema_extra={"unit": "ratio"},
-    )
+    max_bad_share: BadShare = 0.01
     folds: int = Field(
         0, ge=0, description="cross-validation: so many models, each tested on another part; 0: one model"
     )
     label_budget: str | None = Field(
         None, description="learning curve: models of so many labels each, such as 20,80,320"
     )
-    label_steps: int = Field(
-        100,
-        ge=1,
-        description="of --label-budget: least steps of a model, however few labels it has",
-        json_schema_extra={"unit": "steps"},
+    label_steps: Steps = Field(
+        100, ge=1, description="of --label-budget: least steps of a model, however few labels it has"
     )
     label_draws: int = Field(5, ge=1, description="of --label-budget: models of each number of labels")
     trained: Literal["all", "head"] = Field(
@@ -178,10 +171,8 @@ class PredictConfig(CommandConfig):
     input: list[str] = Field([], description="texts to label: files, folders, globs, hub names; repeatable")
     text: list[str] = Field([], description="a text to label; repeatable")
     out: str | None = Field(None, description="file for the labels; none: shown")
-    batch_tokens: int = Field(
-        1024, ge=1, description="in one forward pass; changes no label", json_schema_extra={"unit": "tokens"}
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    batch_tokens: Tokens = Field(1024, ge=1, description="in one forward pass; changes no label")
+    device: Device = "auto"
 
 
 class AnswersConfig(Config):
@@ -190,10 +181,8 @@ class AnswersConfig(Config):
     prompts: list[str] = Field(
         list(SAMPLE_PROMPTS), description="asked at every check, besides the first two held-out ones"
     )
-    max_new_tokens: int = Field(64, ge=1, description="written an answer", json_schema_extra={"unit": "tokens"})
-    at_end: int = Field(
-        64, ge=1, description="held-out prompts answered at the end", json_schema_extra={"unit": "prompts"}
-    )
+    max_new_tokens: Tokens = Field(64, ge=1, description="written an answer")
+    at_end: Prompts = Field(64, ge=1, description="held-out prompts answered at the end")
 
 
 class InstructValidationConfig(ValidationConfig):
@@ -218,7 +207,7 @@ class InstructConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     data: list[str] = Field(
         min_length=1,
         description="file, folder, glob, hub name or village:instructions, each perhaps with :WEIGHT; repeatable",
@@ -226,24 +215,15 @@ class InstructConfig(CommandConfig):
     format: str = Field(
         "auto", description="of the rows: alpaca, messages, prompt_completion, sharegpt; auto: by the first row"
     )
-    max_bad_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="of all rows that may be unfit before the run stops",
-        json_schema_extra={"unit": "ratio"},
-    )
+    max_bad_share: BadShare = 0.01
     max_length: int | None = Field(
         None,
         ge=8,
         description="longer conversations are cut behind the last answer that fits; none: the context, at most 1024",
         json_schema_extra={"unit": "tokens"},
     )
-    pack: int = Field(
-        512,
-        ge=0,
-        description="put conversations side by side into rows of this length; 0: each into its own",
-        json_schema_extra={"unit": "tokens"},
+    pack: Tokens = Field(
+        512, ge=0, description="put conversations side by side into rows of this length; 0: each into its own"
     )
     lora: LoraConfig = LoraConfig()
     batch: BatchConfig = BatchConfig()
@@ -260,12 +240,12 @@ class ChatConfig(CommandConfig):
     command: ClassVar[str] = "chat"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     prompt: str | None = Field(None, description="answer this and stop")
     system: str | None = Field(None, description="what the model is told before the conversation")
-    max_new_tokens: int = Field(256, ge=1, description="of an answer", json_schema_extra={"unit": "tokens"})
+    max_new_tokens: Tokens = Field(256, ge=1, description="of an answer")
     temperature: float = Field(0.7, ge=0, description="0: always the likeliest token")
     top_p: float = Field(0.95, gt=0, le=1, description="only among the likeliest tokens with this total probability")
     repetition_penalty: float = Field(1.0, gt=0, description="above 1: seen tokens become less likely")
     seed: int = Field(0, ge=0, description="of the sampling")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = "auto"

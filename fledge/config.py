@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -22,6 +22,17 @@ FieldPath = tuple[str, ...]
 
 # Written to by every model of a life, from its first step to its last stage, so that they can be read side by side.
 SAMPLE_PROMPTS = ("Once upon a time", "The secret to happiness", "What is the capital of France?")
+
+
+# Numbers with their unit, and fields that many commands have.
+Steps = Annotated[int, Field(json_schema_extra={"unit": "steps"})]
+Tokens = Annotated[int, Field(json_schema_extra={"unit": "tokens"})]
+Ratio = Annotated[float, Field(json_schema_extra={"unit": "ratio"})]
+ModelName = Annotated[
+    str, Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+]
+BadShare = Annotated[Ratio, Field(ge=0, le=1, description="of all rows that may be unfit before the run stops")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto: cuda, else mps, else cpu")]
 
 
 class Config(BaseModel):
@@ -53,7 +64,7 @@ class RunConfig(Config):
         2, ge=1, description="newest checkpoints kept; the best by validation is kept besides"
     )
     log_every: int = Field(10, ge=1, description="between lines of metrics.jsonl", json_schema_extra={"unit": "steps"})
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA, else float32"
     )

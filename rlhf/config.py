@@ -1,31 +1,43 @@
 """Settings of `fledge rlhf`; values and their reasons are in configs/rlhf/."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune.config import BatchConfig, LoraConfig, OptimConfig, ValidationConfig
-from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig
+from finetune.config import BatchConfig, LoraConfig, OptimConfig, Prompts, ValidationConfig
+from fledge.config import (
+    RUN_RESUMABLE,
+    BadShare,
+    CommandConfig,
+    Config,
+    Device,
+    ModelName,
+    Ratio,
+    RunConfig,
+    Steps,
+    Tokens,
+)
+from rlhf.trl_config import Answers, PlainPrompts, PromptFiles, RewardName, SamplingConfig, ScoresConfig
 from rlhf.trl_config import DpoConfig as DpoConfig
 from rlhf.trl_config import GrpoConfig as GrpoConfig
-from rlhf.trl_config import SamplingConfig as SamplingConfig
+
+Episodes = Annotated[int, Field(json_schema_extra={"unit": "episodes"})]
+Nats = Annotated[float, Field(json_schema_extra={"unit": "nats"})]
 
 
 class RolloutConfig(Config):
     """The answers that a step learns from."""
 
-    episodes: int = Field(128, ge=2, description="answers a step", json_schema_extra={"unit": "episodes"})
-    at_once: int = Field(128, ge=1, description="answers written side by side", json_schema_extra={"unit": "episodes"})
+    episodes: Episodes = Field(128, ge=2, description="answers a step")
+    at_once: Episodes = Field(128, ge=1, description="answers written side by side")
 
 
 class PpoBatchConfig(Config):
     """How often, and in what portions, the answers of a step are learned from."""
 
     epochs: int = Field(4, ge=1, description="passes over the answers of a step")
-    minibatch: int = Field(32, ge=1, description="answers an optimizer update", json_schema_extra={"unit": "episodes"})
-    microbatch: int = Field(
-        32, ge=1, description="answers in one forward and backward", json_schema_extra={"unit": "episodes"}
-    )
+    minibatch: Episodes = Field(32, ge=1, description="answers an optimizer update")
+    microbatch: Episodes = Field(32, ge=1, description="answers in one forward and backward")
 
 
 class PpoOptimConfig(Config):
@@ -33,9 +45,7 @@ class PpoOptimConfig(Config):
 
     learning_rate: float = Field(3e-5, gt=0, description="of the policy, the peak")
     critic_learning_rate: float = Field(1e-4, gt=0, description="of the critic, the peak")
-    critic_warmup: int = Field(
-        0, ge=0, description="first steps, in which the critic alone learns", json_schema_extra={"unit": "steps"}
-    )
+    critic_warmup: Steps = Field(0, ge=0, description="first steps, in which the critic alone learns")
     schedule: Literal["constant", "linear"] = Field(
         "linear", description="learning rates stay, or fall to 0 at the last step"
     )
@@ -71,49 +81,28 @@ class KlConfig(Config):
 
     weight: float = Field(0.05, ge=0, description="beta, reward a nat; the first one where it is led to a target")
     estimator: Literal["k1", "k3"] = Field("k1", description="of each token's KL in the reward; see rlhf/kl.py")
-    target: float = Field(
-        0.0, ge=0, description="the weight is led to this KL; 0: it is fixed", json_schema_extra={"unit": "nats"}
-    )
-    horizon: int = Field(2000, ge=1, description="how slowly it is led", json_schema_extra={"unit": "episodes"})
-    budget: float = Field(
-        0.0,
-        ge=0,
-        description="training ends when a step's mean KL an answer passes this; 0: never",
-        json_schema_extra={"unit": "nats"},
-    )
+    target: Nats = Field(0.0, ge=0, description="the weight is led to this KL; 0: it is fixed")
+    horizon: Episodes = Field(2000, ge=1, description="how slowly it is led")
+    budget: Nats = Field(0.0, ge=0, description="training ends when a step's mean KL an answer passes this; 0: never")
 
 
-class RewardShapeConfig(Config):
+class RewardShapeConfig(ScoresConfig):
     """What is done to a score before it is learned from."""
 
     scale: Literal["none", "running"] = Field("none", description="running: by its standard deviation so far")
     clip: float = Field(0.0, ge=0, description="to +- this, after scaling; 0: not clipped")
-    unfinished_penalty: float = Field(
-        1.0, ge=0, description="taken from the score of an answer that does not end by itself"
-    )
 
 
 class PpoValidationConfig(Config):
     """Answers to held-out prompts, always the same ones."""
 
-    share: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="of the prompts to hold out, by a hash of the prompt",
-        json_schema_extra={"unit": "ratio"},
+    share: Ratio = Field(0.1, gt=0, lt=1, description="of the prompts to hold out, by a hash of the prompt")
+    every: Steps = Field(5, ge=1, description="between checks")
+    prompts: Prompts = Field(64, ge=1, description="answered in a check")
+    at_end: Prompts = Field(
+        256, ge=2, description="answered at the end, and by the parent, for the result and its interval"
     )
-    every: int = Field(5, ge=1, description="between checks", json_schema_extra={"unit": "steps"})
-    prompts: int = Field(64, ge=1, description="answered in a check", json_schema_extra={"unit": "prompts"})
-    at_end: int = Field(
-        256,
-        ge=2,
-        description="answered at the end, and by the parent, for the result and its interval",
-        json_schema_extra={"unit": "prompts"},
-    )
-    samples: int = Field(
-        4, ge=0, description="of these answers kept in samples.jsonl", json_schema_extra={"unit": "prompts"}
-    )
+    samples: Prompts = Field(4, ge=0, description="of these answers kept in samples.jsonl")
 
 
 class RlEngineConfig(Config):
@@ -131,11 +120,8 @@ class RlEngineConfig(Config):
 class PpoRunConfig(RunConfig):
     """What every training command has; a step of PPO is more than an optimizer update."""
 
-    max_steps: int = Field(
-        1000,
-        ge=1,
-        description="of rollout.episodes answers each, learned from in several updates",
-        json_schema_extra={"unit": "steps"},
+    max_steps: Steps = Field(
+        1000, ge=1, description="of rollout.episodes answers each, learned from in several updates"
     )
 
 
@@ -151,20 +137,14 @@ class PpoConfig(CommandConfig):
     distributed: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
-    reward: str = Field(
-        description="a reward model's folder, NAME or NAME:ARGUMENT of rlhf/rewards, or a file with score()"
-    )
-    prompts: list[str] = Field(
-        min_length=1, description="rows with prompt, messages or instruction: files, folders, globs; repeatable"
-    )
-    plain_prompts: bool = Field(
-        False, description="prompts are text to go on with; the model's chat template is left away for good"
-    )
+    model: ModelName
+    reward: RewardName
+    prompts: PromptFiles
+    plain_prompts: PlainPrompts = False
     gold: str | None = Field(
         None, description="a second reward that is measured and never learned from: shows over-optimisation"
     )
-    max_bad_share: float = Field(0.01, ge=0, le=1, description="of rows without a prompt that are passed over")
+    max_bad_share: BadShare = 0.01
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
     batch: PpoBatchConfig = PpoBatchConfig()
@@ -192,22 +172,13 @@ class PpoConfig(CommandConfig):
 class CompareSamplingConfig(Config):
     """How many answers are compared, and how they are written."""
 
-    reference: int = Field(
-        256, ge=20, description="answers of the reference a prompt", json_schema_extra={"unit": "answers"}
-    )
-    policy: int = Field(16, ge=1, description="answers of each run a prompt", json_schema_extra={"unit": "answers"})
-    max_new_tokens: int = Field(
-        0, ge=0, description="an answer; 0: as the runs were trained, else 64", json_schema_extra={"unit": "tokens"}
-    )
+    reference: Answers = Field(256, ge=20, description="answers of the reference a prompt")
+    policy: Answers = Field(16, ge=1, description="answers of each run a prompt")
+    max_new_tokens: Tokens = Field(0, ge=0, description="an answer; 0: as the runs were trained, else 64")
     temperature: float = Field(
         0.0, ge=0, description="of sampling and log-probabilities; 0: as the runs were trained, else 1"
     )
-    at_once: int = Field(
-        128,
-        ge=1,
-        description="answers written side by side; changes none of them",
-        json_schema_extra={"unit": "answers"},
-    )
+    at_once: Answers = Field(128, ge=1, description="answers written side by side; changes none of them")
 
 
 class CompareConfig(CommandConfig):
@@ -235,18 +206,14 @@ class CompareConfig(CommandConfig):
     gold: str = Field("", description="a second reward, told beside the first; none: as the runs have it")
     prompts: list[str] = Field([], description="rows with prompts, repeatable; none: those of the runs")
     part: Literal["held-out", "all"] = Field("held-out", description="of the prompts")
-    held_out_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="of the prompts, by a hash; 0: the smallest of the runs', else 0.1",
-        json_schema_extra={"unit": "ratio"},
+    held_out_share: Ratio = Field(
+        0.0, ge=0, lt=1, description="of the prompts, by a hash; 0: the smallest of the runs', else 0.1"
     )
-    max_prompts: int = Field(64, ge=2, description="the first so many", json_schema_extra={"unit": "prompts"})
+    max_prompts: Prompts = Field(64, ge=2, description="the first so many")
     best_of: list[int] = Field([2, 4, 16], description="n of best-of-n; repeatable")
     sampling: CompareSamplingConfig = CompareSamplingConfig()
     seed: int = Field(0, ge=0, description="of the answers and of the intervals")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = "auto"
 
     @model_validator(mode="after")
     def _is_possible(self) -> "CompareConfig":
@@ -269,23 +236,13 @@ class RewardConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     data: list[str] = Field(
         min_length=1, description="preferences: files, folders, globs, hub names, village:preferences; repeatable"
     )
-    max_bad_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="of rows that can't be used and are passed over",
-        json_schema_extra={"unit": "ratio"},
-    )
-    test_share: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="of the pairs to test on, by a hash of the prompt, whatever the seed",
-        json_schema_extra={"unit": "ratio"},
+    max_bad_share: BadShare = 0.01
+    test_share: Ratio = Field(
+        0.2, gt=0, lt=1, description="of the pairs to test on, by a hash of the prompt, whatever the seed"
     )
     margin: float = Field(
         0.0, ge=0, description="times a pair's preference_strength: by what the chosen answer should lead; 0: not used"
@@ -325,4 +282,4 @@ class ScoreConfig(CommandConfig):
         "answer", description="column of the answer; rows without it: the completion, or the last message"
     )
     out: str | None = Field(None, description="file for the scores; none: shown")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = "auto"

@@ -1,30 +1,41 @@
 """Settings of the commands that TRL trains, `fledge rlhf dpo` and `grpo`; `rlhf.config` gives them out."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune.config import BatchConfig, LoraConfig, OptimConfig, ValidationConfig
-from fledge.config import RUN_RESUMABLE, CommandConfig, Config, RunConfig
+from finetune.config import BatchConfig, LoraConfig, OptimConfig, Prompts, ValidationConfig
+from fledge.config import RUN_RESUMABLE, BadShare, CommandConfig, Config, ModelName, RunConfig, Steps, Tokens
+
+Answers = Annotated[int, Field(json_schema_extra={"unit": "answers"})]
+RewardName = Annotated[
+    str, Field(description="a reward model's folder, NAME or NAME:ARGUMENT of rlhf/rewards, or a file with score()")
+]
+PromptFiles = Annotated[
+    list[str],
+    Field(
+        min_length=1,
+        description="rows with prompt, messages, instruction or question: files, folders, globs; repeatable",
+    ),
+]
+PlainPrompts = Annotated[
+    bool, Field(description="prompts are text to go on with; the model's chat template is left away for good")
+]
 
 
 class SamplingConfig(Config):
     """How the policy writes answers."""
 
-    max_new_tokens: int = Field(64, ge=1, description="an answer", json_schema_extra={"unit": "tokens"})
+    max_new_tokens: Tokens = Field(64, ge=1, description="an answer")
     temperature: float = Field(1.0, gt=0, description="of sampling and of all log-probabilities")
 
 
 class AnsweredConfig(ValidationConfig):
     """Held-out prompts and the answers to them, always the same ones."""
 
-    prompts: int = Field(64, ge=2, description="answered in a check", json_schema_extra={"unit": "prompts"})
-    at_end: int = Field(
-        128, ge=2, description="answered before and after training", json_schema_extra={"unit": "prompts"}
-    )
-    samples: int = Field(
-        4, ge=0, description="of the answers kept in samples.jsonl at each check", json_schema_extra={"unit": "prompts"}
-    )
+    prompts: Prompts = Field(64, ge=2, description="answered in a check")
+    at_end: Prompts = Field(128, ge=2, description="answered before and after training")
+    samples: Prompts = Field(4, ge=0, description="of the answers kept in samples.jsonl at each check")
 
 
 class DpoValidationConfig(AnsweredConfig):
@@ -61,18 +72,12 @@ class DpoConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     data: list[str] = Field(
         min_length=1,
         description="rows of prompt, chosen and rejected: files, folders, globs, village:WORLD/preferences; repeatable",
     )
-    max_bad_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="of all rows that may be unfit before the run stops",
-        json_schema_extra={"unit": "ratio"},
-    )
+    max_bad_share: BadShare = 0.01
     max_length: int | None = Field(
         None,
         ge=8,
@@ -91,15 +96,10 @@ class DpoConfig(CommandConfig):
 class GroupConfig(Config):
     """The answers that are compared with each other, and how often they are learned from."""
 
-    answers: int = Field(8, ge=2, description="to each prompt", json_schema_extra={"unit": "answers"})
-    steps: int = Field(
-        1,
-        ge=1,
-        description="optimizer steps among which a batch of answers is dealt out",
-        json_schema_extra={"unit": "steps"},
-    )
+    answers: Answers = Field(8, ge=2, description="to each prompt")
+    steps: Steps = Field(1, ge=1, description="optimizer steps among which a batch of answers is dealt out")
     passes: int = Field(1, ge=1, description="over a batch of answers")
-    at_once: int = Field(128, ge=1, description="answers written side by side", json_schema_extra={"unit": "answers"})
+    at_once: Answers = Field(128, ge=1, description="answers written side by side")
 
 
 class GrpoLossConfig(Config):
@@ -134,24 +134,11 @@ class GrpoConfig(CommandConfig):
     trains: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
-    reward: str = Field(
-        description="a reward model's folder, NAME or NAME:ARGUMENT of rlhf/rewards, or a file with score()"
-    )
-    prompts: list[str] = Field(
-        min_length=1,
-        description="rows with prompt, messages, instruction or question: files, folders, globs; repeatable",
-    )
-    plain_prompts: bool = Field(
-        False, description="prompts are text to go on with; the model's chat template is left away for good"
-    )
-    max_bad_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="of rows without a prompt that are passed over",
-        json_schema_extra={"unit": "ratio"},
-    )
+    model: ModelName
+    reward: RewardName
+    prompts: PromptFiles
+    plain_prompts: PlainPrompts = False
+    max_bad_share: BadShare = 0.01
     group: GroupConfig = GroupConfig()
     loss: GrpoLossConfig = GrpoLossConfig()
     scores: ScoresConfig = ScoresConfig()
