@@ -8,7 +8,7 @@ import importlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,34 @@ def resume(
     Raises:
         RunError: no run folder, of another command, in use, or an option differs.
     """
-    if (path / SEEDS).is_file():
-        return _resume_seeds(config_class, path, file, overrides)
+    file = file and file.absolute()
+    with _where_it_began(path) as path:
+        if (path / SEEDS).is_file():
+            return _resume_seeds(config_class, path, file, overrides)
+        return _resume(config_class, path, file, overrides)
+
+
+@contextlib.contextmanager
+def _where_it_began(path: Path) -> Iterator[Path]:
+    """Work in the folder in which a run was started, as its relative paths are meant from there; gives its path.
+
+    A run that was moved since is left where it is: the paths are then meant from the present folder.
+    """
+    record = _record(path) if rundir.is_run(path) or (path / SEEDS).is_file() else {}
+    began = Path(record.get("working_folder", "."))
+    was = began / record.get("run_folder", path)
+    if not began.is_dir() or began.samefile(".") or not (was.is_dir() and was.samefile(path)):
+        yield path
+        return
+    path = path.absolute()
+    console.note(f"{path}: was started in {began}, from where its paths are meant")
+    with contextlib.chdir(began):
+        yield path
+
+
+def _resume(
+    config_class: type[CommandConfig], path: Path, file: Path | None, overrides: Mapping[FieldPath, Any]
+) -> Result:
     with _joined(config_class), rundir.shared(lambda: rundir.reopen(path)) as folder:
         resolved = resumed_config(config_class, path, file, overrides)
         wants_more = _asks_for_more(config_class, path, resolved)
@@ -95,7 +121,7 @@ def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, o
     processes.require_one("--seeds")
     path = out or rundir.next_free(f"{resolved.stage}-{resolved.command}")
     rundir.make_folder(path)
-    atomic.write_file(path / SEEDS, json.dumps({"seeds": seeds, "options": options}))
+    atomic.write_file(path / SEEDS, json.dumps({"seeds": seeds, "options": options, **lineage.place(path)}))
     atomic.write_file(path / "config.yaml", config.dump(resolved))  # last: with it, it can be resumed
     try:
         return _each_seed(path, seeds, lambda child, seed: execute(_seeded(resolved, seed), child, options))

@@ -256,7 +256,7 @@ def demo(
         if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
         chosen = size or ("medium" if device.resolve_device("auto", "") == "cuda" else "small")
-        wish = Wish(chosen, str(data) if data else None, _checked(time_budget))
+        wish = Wish(chosen, str(data.absolute()) if data else None, _checked(time_budget))
         stages = life(wish)  # what is wrong with the wish is said before anything is made
         out = out or rundir.next_free("demo")
         out.mkdir(parents=True, exist_ok=True)

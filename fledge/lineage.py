@@ -63,6 +63,11 @@ def git_commit() -> str | None:
         return None
 
 
+def place(run: Path) -> dict[str, str]:
+    """The working folder, from which a run's relative paths are meant, and the run's own path as given."""
+    return {"working_folder": str(Path.cwd()), "run_folder": os.fspath(run)}
+
+
 def parent(path: Path, kind: str) -> dict[str, Any]:
     """The record of one parent folder: kind, path as given, hash of its content, the run it is part of."""
     record: dict[str, Any] = {"kind": kind, "path": os.fspath(path), "sha256": sha256_folder(path)}

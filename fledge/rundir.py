@@ -198,6 +198,7 @@ def create(resolved: CommandConfig, out: Path | None, options: dict[str, Any] | 
     record = {
         "command": f"{resolved.stage} {resolved.command}",
         "argv": sys.argv[1:],
+        **lineage.place(path),
         "options": options or {},
         "asked": resolved.model_dump(mode="json"),
         "seed": getattr(getattr(resolved, "run", None), "seed", None),

@@ -75,6 +75,46 @@ def test_a_finished_run_without_checkpoints_keeps_its_model(out: Path, capsys: p
     assert (out / "result.json").is_file()
 
 
+@pytest.fixture
+def home(story_shards: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a run of 6 steps whose every path was given relative to it."""
+    home = tmp_path / "home"
+    shutil.copytree(story_shards, home / "shards")
+    monkeypatch.chdir(home)
+    assert run(["pretrain", "train", "--data", "shards", "--out", "runs/r", "--config", str(tiny)]) == 0
+    return home
+
+
+def test_relative_paths_hold_when_resumed_from_another_folder(
+    home: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny, "typed-here.yaml")
+    assert run([*RESUME, "home/runs/r", "--config", "./typed-here.yaml", "--data", "shards", "--run.max-steps=8"]) == 0
+    assert steps(home / "runs/r")[-1] == 8
+    assert Path.cwd() == tmp_path
+
+
+def test_relative_paths_of_a_moved_run_are_meant_from_here(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "home" / "runs").mkdir(parents=True)
+    assert run([*RESUME, "runs/r", "--run.max-steps=8"]) == 0
+
+
+def test_seeds_not_begun_find_their_relative_paths_from_another_folder(
+    home: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = ["pretrain", "train", "--data", "shards", "--config", str(tiny), "--seeds=0,1", "--out", "runs/two"]
+    assert run(train) == 0
+    shutil.rmtree("runs/two/seed-1")
+    monkeypatch.chdir(tmp_path)
+    assert run([*RESUME, "home/runs/two"]) == 0
+    assert (home / "runs/two/seed-1/model").is_dir()
+
+
 def test_a_damaged_newest_checkpoint_does_not_push_out_the_new_ones(out: Path) -> None:
     (out / "checkpoints" / "step-000006").rename(out / "checkpoints" / "step-000900")
     (out / "checkpoints" / "step-000900" / checkpoints.MANIFEST).unlink()
