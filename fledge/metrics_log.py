@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -128,7 +129,11 @@ def _open_tracker(name: str, run: Path, resumed_at: int | None) -> Any:
         return to_tensorboard
     import wandb
 
-    session = wandb.init(project="fledge", name=run.name, dir=str(run), id=run.name, resume="allow")
+    own_id = run / "wandb-id"  # so that a resumed run goes on in the same one of theirs, whatever its folder is called
+    if not own_id.is_file():
+        write_file(own_id, uuid.uuid4().hex)
+    found = own_id.read_text(encoding="utf-8")
+    session = wandb.init(project="fledge", name=run.name, dir=str(run), id=found, resume="allow")
 
     def to_wandb(metrics: dict[str, Any] | None) -> None:
         if metrics is None:

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,6 +135,21 @@ def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
         folder.track_with(["tensorboard"])
         folder.log({"step": 1, "loss": 1.0, "gradient_norm": None})
     assert list((tmp_path / "r/tensorboard").glob("events*"))
+
+
+def test_a_resumed_run_goes_on_in_its_own_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+    begun: list[str] = []
+    theirs = types.ModuleType("wandb")
+    theirs.init = lambda **settings: begun.append(settings["id"]) or session  # type: ignore[attr-defined,func-returns-value]
+    monkeypatch.setitem(sys.modules, "wandb", theirs)
+    for name in ("a/run", "a/run", "b/run"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        log = MetricsLog(tmp_path / name, ["wandb"], None)
+        log.log({"step": 1, "loss": 1.0})
+        log.close()
+    first, again, other = begun
+    assert first == again != other
 
 
 def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path) -> None:
