@@ -58,12 +58,12 @@ class RunConfig(Config):
     """What every training command has: seed, length, checkpoints, device."""
 
     seed: int = Field(0, ge=0, description="seed of weights, data order and sampling")
-    max_steps: int = Field(1000, ge=1, description="optimizer updates", json_schema_extra={"unit": "steps"})
-    checkpoint_every: int = Field(200, ge=1, description="between checkpoints", json_schema_extra={"unit": "steps"})
+    max_steps: Steps = Field(1000, ge=1, description="optimizer updates")
+    checkpoint_every: Steps = Field(200, ge=1, description="between checkpoints")
     keep_checkpoints: int = Field(
         2, ge=1, description="newest checkpoints kept; the best by validation is kept besides"
     )
-    log_every: int = Field(10, ge=1, description="between lines of metrics.jsonl", json_schema_extra={"unit": "steps"})
+    log_every: Steps = Field(10, ge=1, description="between lines of metrics.jsonl")
     device: Device = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA, else float32"

@@ -1,18 +1,32 @@
 """Settings of `fledge pretrain`; values and their reasons are in configs/pretrain/."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import RUN_RESUMABLE, SAMPLE_PROMPTS, CommandConfig, Config, RunConfig, checked_duration
-from tokenizer.config import TextInputConfig
+from fledge.config import (
+    RUN_RESUMABLE,
+    SAMPLE_PROMPTS,
+    CommandConfig,
+    Config,
+    Device,
+    ModelName,
+    Ratio,
+    RunConfig,
+    Steps,
+    Tokens,
+    checked_duration,
+)
+from tokenizer.config import Megabytes, TextInputConfig
+
+Sequences = Annotated[int, Field(json_schema_extra={"unit": "sequences"})]
 
 
 class ModelConfig(Config):
     """The shape of the model to make; left out with --init, where the parent's shape holds."""
 
     architecture: str = Field("qwen3", description="a module in fledge/models: gpt2, qwen3, nanochat")
-    context: int = Field(256, ge=2, description="longest input", json_schema_extra={"unit": "tokens"})
+    context: Tokens = Field(256, ge=2, description="longest input")
     layers: int = Field(4, ge=1, description="transformer blocks")
     width: int = Field(128, ge=8, description="of the residual stream")
     heads: int = Field(4, ge=1, description="attention heads")
@@ -24,9 +38,7 @@ class ModelConfig(Config):
 class BatchConfig(Config):
     """How much text goes into one optimizer step."""
 
-    sequences: int = Field(
-        16, ge=1, description="of one context each in a step", json_schema_extra={"unit": "sequences"}
-    )
+    sequences: Sequences = Field(16, ge=1, description="of one context each in a step")
     microbatch: int | None = Field(
         None,
         ge=1,
@@ -109,30 +121,23 @@ class ScheduleConfig(Config):
 class ValidationConfig(Config):
     """The check on held-out text; the end of a run always measures all of it."""
 
-    every: int = Field(100, ge=1, description="between checks", json_schema_extra={"unit": "steps"})
-    sequences: int = Field(
-        64, ge=1, description="read in a check during the run", json_schema_extra={"unit": "sequences"}
-    )
+    every: Steps = Field(100, ge=1, description="between checks")
+    sequences: Sequences = Field(64, ge=1, description="read in a check during the run")
 
 
 class SamplesConfig(Config):
     """Texts written by the model while it learns, to samples.jsonl."""
 
-    every: int = Field(200, ge=0, description="between samples; 0: none", json_schema_extra={"unit": "steps"})
+    every: Steps = Field(200, ge=0, description="between samples; 0: none")
     prompts: list[str] = Field(list(SAMPLE_PROMPTS), description="beginnings to continue")
-    max_new_tokens: int = Field(40, ge=1, description="written a prompt", json_schema_extra={"unit": "tokens"})
+    max_new_tokens: Tokens = Field(40, ge=1, description="written a prompt")
     temperature: float = Field(0.8, ge=0, description="of sampling; 0: greedy")
 
 
 class GuardConfig(Config):
     """What happens when the loss goes wrong."""
 
-    max_skips: int = Field(
-        5,
-        ge=0,
-        description="non-finite steps in a row left out before rolling back",
-        json_schema_extra={"unit": "steps"},
-    )
+    max_skips: Steps = Field(5, ge=0, description="non-finite steps in a row left out before rolling back")
     spike: float = Field(4.0, gt=1, description="roll back when the loss exceeds its running mean by this many nats")
     max_rollbacks: int = Field(2, ge=0, description="to the last good checkpoint before the run stops with an error")
 
@@ -164,11 +169,8 @@ class TrainConfig(CommandConfig):
     compile: bool = Field(
         False, description="compile the blocks before the first step: half a minute for about a third more speed"
     )
-    profile: int = Field(
-        0,
-        ge=0,
-        description="traced after the first six, to RUN/profile: trace.json.gz and operators.md; 0: none",
-        json_schema_extra={"unit": "steps"},
+    profile: Steps = Field(
+        0, ge=0, description="traced after the first six, to RUN/profile: trace.json.gz and operators.md; 0: none"
     )
     engine: EngineConfig = EngineConfig()
     model: ModelConfig = ModelConfig()
@@ -191,13 +193,12 @@ class _ClusterConfig(CommandConfig):
     gpu_tflops: float = Field(
         989, gt=0, description="of each, nominal, dense bfloat16; an H100's", json_schema_extra={"unit": "TFLOP/s"}
     )
-    mfu: float = Field(
+    mfu: Ratio = Field(
         0.4,
         gt=0,
         le=1,
         description="share of them that is used, an assumption; llm.c's published 463,000 tokens/s of GPT-2 124M on "
         "an H100 are 0.40",
-        json_schema_extra={"unit": "ratio"},
     )
     tokens_per_s: float | None = Field(
         None,
@@ -206,9 +207,7 @@ class _ClusterConfig(CommandConfig):
         json_schema_extra={"unit": "tokens/s"},
     )
     price: float | None = Field(None, ge=0, description="of one GPU for an hour, in any currency")
-    vocab_size: int = Field(
-        50257, ge=1, description="where --data is not given; GPT-2's", json_schema_extra={"unit": "tokens"}
-    )
+    vocab_size: Tokens = Field(50257, ge=1, description="where --data is not given; GPT-2's")
 
 
 class PlanConfig(TrainConfig, _ClusterConfig):
@@ -238,10 +237,10 @@ class SampleConfig(CommandConfig):
     command: ClassVar[str] = "sample"
     makes_run: ClassVar[bool] = False
 
-    model: str = Field(description="a run, a model folder or a hub name", json_schema_extra={"argument": True})
+    model: ModelName
     prompt: list[str] = Field([], description="text to continue; repeatable; none: from the start of a document")
     num_samples: int = Field(1, ge=1, description="texts a prompt")
-    max_new_tokens: int = Field(100, ge=1, description="written a text", json_schema_extra={"unit": "tokens"})
+    max_new_tokens: Tokens = Field(100, ge=1, description="written a text")
     temperature: float = Field(0.8, ge=0, description="0: greedy")
     top_k: int = Field(0, ge=0, description="only among this many likeliest tokens; 0: all")
     top_p: float = Field(1.0, gt=0, le=1, description="only among the likeliest tokens with this total probability")
@@ -249,7 +248,7 @@ class SampleConfig(CommandConfig):
     repetition_penalty: float = Field(1.0, gt=0, description="above 1: seen tokens become less likely")
     stop: list[str] = Field([], description="stop where this text appears; repeatable")
     seed: int = Field(0, ge=0, description="of the sampling")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = "auto"
 
     @model_validator(mode="after")
     def _stops_at_something(self) -> "SampleConfig":
@@ -270,13 +269,7 @@ class PrepareConfig(TextInputConfig):
 
     tokenizer: str = Field(description="a tokenizer run, a model folder, GPT-2's own files or a hub name")
     validation_input: list[str] = Field([], description="text to hold out, instead of a share of the input")
-    validation_share: float = Field(
-        0.02,
-        ge=0,
-        lt=1,
-        description="of the text to hold out, by a hash of its content",
-        json_schema_extra={"unit": "ratio"},
-    )
+    validation_share: Ratio = Field(0.02, ge=0, lt=1, description="of the text to hold out, by a hash of its content")
     validation_tail: float | None = Field(
         None,
         gt=0,
@@ -289,9 +282,7 @@ class PrepareConfig(TextInputConfig):
         "auto", description="auto: tiktoken where its ids are proven equal on a sample, else tokenizers"
     )
     threads: int = Field(0, ge=0, description="that encode; 0: one a core")
-    checkpoint_megabytes: float = Field(
-        64, gt=0, description="text between checkpoints", json_schema_extra={"unit": "MB"}
-    )
+    checkpoint_megabytes: Megabytes = Field(64, gt=0, description="text between checkpoints")
     split: Literal["auto", "documents", "pieces", "tail", "input"] = Field(
         "auto", description="what is held out by; auto: as the other options say, and printed"
     )

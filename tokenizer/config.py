@@ -1,25 +1,22 @@
 """Settings of `fledge tokenizer`; values and their reasons are in configs/tokenizer/."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fledge.config import CommandConfig
+from fledge.config import BadShare, CommandConfig, Tokens
+
+Megabytes = Annotated[float, Field(json_schema_extra={"unit": "MB"})]
+TextField = Annotated[str, Field(min_length=1, description="field or column that holds the text of a row")]
 
 
 class TextInputConfig(CommandConfig):
     """What every command that reads text has: the inputs, and how their rows become text."""
 
     input: list[str] = Field(min_length=1, description="file, folder, glob, hub name or village:WORLD/KIND; repeatable")
-    text_field: str = Field("text", min_length=1, description="field or column that holds the text of a row")
+    text_field: TextField = "text"
     html: bool = Field(False, description="that field holds HTML pages; keep their main text")
-    max_bad_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="of all rows that may be unreadable before the run stops",
-        json_schema_extra={"unit": "ratio"},
-    )
+    max_bad_share: BadShare = 0.01
 
 
 class TrainConfig(TextInputConfig):
@@ -35,17 +32,11 @@ class TrainConfig(TextInputConfig):
     kind: Literal["bpe", "word", "char", "unigram"] = Field(
         "bpe", description="byte-level byte-pair encoding; whole words; characters; unigram pieces"
     )
-    vocab_size: int = Field(
-        8192,
-        ge=1,
-        description="256 bytes and 5 special tokens included; for char the most it may be",
-        json_schema_extra={"unit": "tokens"},
+    vocab_size: Tokens = Field(
+        8192, ge=1, description="256 bytes and 5 special tokens included; for char the most it may be"
     )
-    sample_megabytes: float = Field(
-        100,
-        gt=0,
-        description="learn from about this much text, taken evenly from all inputs",
-        json_schema_extra={"unit": "MB"},
+    sample_megabytes: Megabytes = Field(
+        100, gt=0, description="learn from about this much text, taken evenly from all inputs"
     )
 
 
@@ -62,10 +53,8 @@ class ShowConfig(CommandConfig):
     text: str | None = Field(None, description="the text to show")
     input: list[str] = Field([], description="show the first documents of these files")
     chat: str | None = Field(None, description='a file of {"messages": [...]} rows; learned tokens are coloured')
-    max_tokens: int = Field(
-        400, ge=1, description="shown of a text or conversation", json_schema_extra={"unit": "tokens"}
-    )
-    text_field: str = Field("text", min_length=1, description="field or column that holds the text of a row")
+    max_tokens: Tokens = Field(400, ge=1, description="shown of a text or conversation")
+    text_field: TextField = "text"
     max_rows: int = Field(3, ge=1, description="shown of a file", json_schema_extra={"unit": "rows"})
 
     @model_validator(mode="after")
