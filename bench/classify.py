@@ -93,11 +93,8 @@ def _training(base: Path, labels: list[str], rows: list[Row], path: Path) -> mea
         )  # fmt: skip
         transformers.Trainer(model=peer, args=arguments, train_dataset=padded).train()
 
-    ours_s, peer_s, ours_cpu, peer_cpu = measure.interleaved(ours, theirs, repeats=1)
-    examples, title = (STEPS * EXAMPLES, "classification: training, 7 M, against Trainer padding to the longest")
-    return measure.Row(
-        title, examples / ours_s, examples / peer_s, peer_s / ours_s, ">= 2", "texts/s", (ours_cpu, peer_cpu)
-    )
+    title = "classification: training, 7 M, against Trainer padding to the longest"
+    return measure.rates(title, ours, theirs, STEPS * EXAMPLES, "texts/s", ">= 2", repeats=1)
 
 
 def _prediction(made: Classifier, texts: list[str], path: Path) -> measure.Row:
@@ -116,8 +113,5 @@ def _prediction(made: Classifier, texts: list[str], path: Path) -> measure.Row:
         for text in texts:
             pipe(text, truncation=True, max_length=256)
 
-    ours_s, peer_s, ours_cpu, peer_cpu = measure.interleaved(ours, theirs, repeats=3)
     title = "classification: prediction, 7 M, against pipeline() one by one"
-    return measure.Row(
-        title, len(texts) / ours_s, len(texts) / peer_s, peer_s / ours_s, ">= 3", "texts/s", (ours_cpu, peer_cpu)
-    )
+    return measure.rates(title, ours, theirs, len(texts), "texts/s", ">= 3", repeats=3)

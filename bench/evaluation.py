@@ -6,7 +6,7 @@
 import os
 from typing import Any
 
-from bench.measure import Row, interleaved
+from bench.measure import Row, rates
 from eval import harness
 from eval.subject import Subject
 from eval.token_tree import Tokens
@@ -48,22 +48,14 @@ def _pairs(model: str, blimp: str) -> list[Row]:
     rows = []
     for dtype, goal in (("float32", ">= 2"), ("bfloat16", ">= 4")):
         subject = Subject.open(model, "cpu", dtype)
-        _, _, ours_cpu, peer_cpu = interleaved(
+        row = rates(
+            f"minimal pairs, {dtype}, lm-evaluation-harness",
             lambda scorer=subject.scorer: scorer.answer_items(items, kind.margin),
             lambda: peer.loglikelihood(asked, disable_tqdm=True),
+            *(len(items), "pairs/CPU-s", goal),
             repeats=3,
         )
-        rows.append(
-            Row(
-                f"minimal pairs, {dtype}, lm-evaluation-harness",
-                len(items) / ours_cpu,
-                len(items) / peer_cpu,
-                peer_cpu / ours_cpu,
-                goal,
-                "pairs/CPU-s",
-                (ours_cpu, peer_cpu),
-            )
-        )
+        rows.append(row)
     return rows
 
 
@@ -84,13 +76,5 @@ def _text(model: str) -> Row:
             logits_BTV = peer(ids_BT).logits[:, :-1]
             torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten())
 
-    _, _, ours_cpu, peer_cpu = interleaved(lambda: subject.scorer.score(windows), plain, repeats=3)
-    return Row(
-        "perplexity, float32, plain transformers loop",
-        ids_WT.numel() / ours_cpu,
-        ids_WT.numel() / peer_cpu,
-        peer_cpu / ours_cpu,
-        ">= 2",
-        "tokens/CPU-s",
-        (ours_cpu, peer_cpu),
-    )
+    name, amount = "perplexity, float32, plain transformers loop", ids_WT.numel()
+    return rates(name, lambda: subject.scorer.score(windows), plain, amount, "tokens/CPU-s", ">= 2", repeats=3)

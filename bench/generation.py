@@ -36,7 +36,7 @@ def run() -> list[Row]:
     with torch.no_grad():
         chosen_BT = half(whole_BT[:, :-1]).argmax(-1)
     changed = float((chosen_BT != whole_BT[:, 1:])[:, PROMPT - 1 :].float().mean())
-    return [*rows, Row("greedy choices that bfloat16 weights change", changed, None, None, "", "share")]
+    return [*rows, Row("greedy choices that bfloat16 weights change", changed, unit="share")]
 
 
 def as_transformers(model: LanguageModel) -> Any:

@@ -27,7 +27,6 @@ from fledge import console, lineage
 from fledge.errors import ConfigError, DataError
 
 TOTAL_S = 530  # under nine minutes, with what starting and writing takes
-NOT_MEASURED = "goals; none of them was measured on a GPU before this run"
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,11 @@ def matmul(scale: Scale) -> Iterator[Row]:
     dtype = torch.bfloat16 if scale.dtype == "bfloat16" else torch.float32
     one, other = (torch.randn(size, size, device=scale.device).to(dtype) for _ in range(2))
     seconds = _seconds(scale, lambda: one @ other, repeats=30)
-    yield Row("matmul peak", 2 * size**3 / seconds / 1e12, None, None, "", "TFLOP/s")
+    yield Row("matmul peak", 2 * size**3 / seconds / 1e12, unit="TFLOP/s")
     source = torch.randn(size, size, 16, device=scale.device).to(dtype)
     target = torch.empty_like(source)
     seconds = _seconds(scale, lambda: target.copy_(source), repeats=10)
-    yield Row("copy", 2 * source.nbytes / seconds / 1e12, None, None, "", "TB/s")
+    yield Row("copy", 2 * source.nbytes / seconds / 1e12, unit="TB/s")
 
 
 def training(scale: Scale) -> Iterator[Row]:
@@ -82,7 +81,7 @@ def training(scale: Scale) -> Iterator[Row]:
     session = _session(scale, compile=scale.compiles)
     yield _trained("training, ours", scale, session.train_step, ">= 575000")
     flops = session.flops_per_token
-    yield Row("FLOPs a token", flops, None, None, "", "FLOP")
+    yield Row("FLOPs a token", flops, unit="FLOP")
     yield from _parts(scale, session.train_step)
     for microbatch in (scale.microbatch // 2, scale.microbatch * 2):
         session = _session(scale, compile=scale.compiles, microbatch=microbatch)
@@ -157,7 +156,7 @@ def generation(scale: Scale) -> Iterator[Row]:
     ours, peer = bench.both(model, bench.as_transformers(model).to(scale.device), ids_BT, scale.new_tokens)
     amount = scale.rows * scale.new_tokens
     ours_s = _seconds(scale, ours)
-    yield Row("generation, ours", amount / ours_s, None, None, "", "tokens/s")
+    yield Row("generation, ours", amount / ours_s, unit="tokens/s")
     peer_s = _seconds(scale, peer)
     name = f"generation, {scale.rows} rows"
     yield Row(name, amount / ours_s, amount / peer_s, peer_s / ours_s, ">= 10", "tokens/s")
@@ -175,7 +174,6 @@ def ppo(scale: Scale) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         task = bench.random_task(Path(scratch), scale.policy)
         values = {
-            **{"model": task.model, "reward": task.reward, "prompts": [task.prompts]},
             **{"run.device": scale.device, "run.dtype": scale.dtype, "run.max_steps": 2 + scale.steps},
             **{"run.threads": 1 if scale.device == "cpu" else 0},
             **{"run.log_every": 1, "run.checkpoint_every": 10**6, "validation.every": 10**6},
@@ -184,14 +182,14 @@ def ppo(scale: Scale) -> Iterator[Row]:
             **{"batch.minibatch": episodes // 4, "batch.microbatch": episodes // 4, "clip.stop_kl": 0.0},
             **{"optim.critic_warmup": 0, "scores.unfinished_penalty": 0.0},
         }
-        nested = {tuple(name.split(".")): value for name, value in values.items()}
+        settings = PpoConfig(model=task.model, reward=task.reward, prompts=[task.prompts])
         out = Path(scratch) / "ppo"
-        commands.execute(config.load(PpoConfig, None, nested), out)
+        commands.execute(config.with_values(settings, values), out)
         elapsed = [line["elapsed_s"] for line in read_metrics(out) if "elapsed_s" in line]
         # The first steps warm up; the last one holds the check at the end.
         timed = [later - before for before, later in itertools.pairwise(elapsed[:-1])]
         ours = episodes / statistics.median(timed)
-        yield Row("PPO, ours", ours, None, None, "", "episodes/s")
+        yield Row("PPO, ours", ours, unit="episodes/s")
         peer = PlainPPO(task, scale.device, scale.dtype, new, episodes)
         theirs = episodes / _seconds(scale, peer.step, repeats=2)
         yield Row("PPO", ours, theirs, ours / theirs, ">= 4", "episodes/s")
@@ -207,7 +205,7 @@ def memory(scale: Scale) -> Iterator[Row]:
         session = _session(scale, microbatch=microbatch)
         told = predicted.predict(session.config, session.model, microbatch=microbatch).total / 2**30
         if scale.device != "cuda":
-            yield Row(f"memory, microbatch {microbatch}, predicted", told, None, None, "", "GiB")
+            yield Row(f"memory, microbatch {microbatch}, predicted", told, unit="GiB")
             continue
         torch.cuda.reset_peak_memory_stats()
         for _ in range(2):
@@ -253,14 +251,14 @@ def _session(scale: Scale, **values: Any) -> Any:
 
     microbatch = values.pop("microbatch", scale.microbatch)
     values = {
-        **{"data": "-", "model.architecture": "gpt2", "optim.optimizer": "adamw"},
+        **{"model.architecture": "gpt2", "optim.optimizer": "adamw"},
         **{f"model.{name}": value for name, value in scale.shape.items()},
         **{"batch.sequences": max(scale.sequences, microbatch), "batch.microbatch": microbatch},
         **{"run.device": scale.device, "run.dtype": scale.dtype, "engine.kind": "torch"},
         **{"run.threads": 1},  # of the host; a session sets none
         **values,
     }
-    settings = config.load(TrainConfig, None, {tuple(name.split(".")): v for name, v in values.items()})
+    settings = config.with_values(TrainConfig(data="-"), values)
     made = architecture.find_config("gpt2").sized(vocab_size=scale.vocab_size, **scale.shape)
     model = architecture.build(made, settings.run.seed, VOCABULARY_MULTIPLE)
     return Session(settings, model, RandomTokens())
@@ -277,7 +275,7 @@ def _random_batch(scale: Scale) -> list[tuple[Any, Any]]:
 
 def _trained(name: str, scale: Scale, step: Callable[[], object], goal: str = "") -> Row:
     seconds = _seconds(scale, step, repeats=scale.steps, warm_ups=2)
-    return Row(name, scale.sequences * scale.shape["context"] / seconds, None, None, goal, "tokens/s")
+    return Row(name, scale.sequences * scale.shape["context"] / seconds, goal=goal, unit="tokens/s")
 
 
 def _seconds(scale: Scale, work: Callable[[], object], repeats: int = 3, warm_ups: int = 1) -> float:
@@ -298,7 +296,7 @@ def _parts(scale: Scale, step: Callable[[], object]) -> Iterator[Row]:
     from bench import training as peers
 
     for part, share in peers.parts(step, scale.device).items():
-        yield Row(f"a step's time: {part}", share, None, None, "", "share")
+        yield Row(f"a step's time: {part}", share, unit="share")
 
 
 @click.command(help=__doc__)
@@ -360,9 +358,9 @@ def _derived(rows: list[Row]) -> Iterator[Row]:
     ours, flops = found.get("training, ours"), found.get("FLOPs a token")
     if ours and flops:
         reached = ours * flops / 1e12
-        yield Row("training, share of the nominal 989 TFLOP/s", reached / 989, None, None, ">= 0.5", "share")
+        yield Row("training, share of the nominal 989 TFLOP/s", reached / 989, goal=">= 0.5", unit="share")
         if peak := found.get("matmul peak"):
-            yield Row("training, share of the measured peak", reached / peak, None, None, "", "share")
+            yield Row("training, share of the measured peak", reached / peak, unit="share")
     for name, goal in (("transformers", ""), ("nanoGPT", ">= 1.3"), ("ours, ZeRO 1", "<= 1.03")):
         if ours and (peer := found.get(f"training, {name}")):
             yield Row(f"training against {name}", ours, peer, ours / peer, goal, "tokens/s")
@@ -383,7 +381,7 @@ def _write(out: Path, scale: Scale, rows: list[Row], errors: dict[str, str], sec
     ]
     table = console.table(cells, ["benchmark", "measured", "peer", "ratio", "goal", "unit"])
     failed = "".join(f"\n{name}: {text}" for name, text in errors.items())
-    title = f"{machine}, {json.dumps(scale.shape)}; {NOT_MEASURED}"
+    title = f"{machine}, {json.dumps(scale.shape)}; goals, none of them measured on a GPU before this run"
     (out / "gpu.md").write_text(f"{title}\n\n{table}\n{failed}\n", encoding="utf-8")
 
 

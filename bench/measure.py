@@ -1,9 +1,15 @@
-"""Interleaved timing of two ways to do the same work."""
+"""Interleaved timing of two ways to do the same work, and the CPU time of processes."""
 
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from fledge.errors import RunFailed
 
 
 @dataclass(frozen=True)
@@ -12,10 +18,10 @@ class Row:
 
     name: str
     ours: float
-    peer: float | None
-    ratio: float | None  # above 1: ours is better
-    goal: str
-    unit: str
+    peer: float | None = None
+    ratio: float | None = None  # above 1: ours is better
+    goal: str = ""
+    unit: str = ""
     cpu_s: tuple[float, float] | None = None  # CPU-seconds (user and system) a repeat, ours and the peer's
 
 
@@ -42,6 +48,23 @@ def rates(
     goal: str,
     repeats: int = 5,
 ) -> Row:
-    """What both do of an amount of work a second, interleaved."""
-    ours_s, peer_s, ours_cpu, peer_cpu = interleaved(ours, peer, repeats)
-    return Row(name, amount / ours_s, amount / peer_s, peer_s / ours_s, goal, unit, (ours_cpu, peer_cpu))
+    """What both do of an amount of work a second (a CPU-second, where the unit says so), interleaved."""
+    ours_s, peer_s, *cpu = interleaved(ours, peer, repeats)
+    if unit.endswith("/CPU-s"):
+        ours_s, peer_s = cpu
+    return Row(name, amount / ours_s, amount / peer_s, peer_s / ours_s, goal, unit, (cpu[0], cpu[1]))
+
+
+def process(module: str, *arguments: str, **environment: str) -> tuple[float, str]:
+    """Run a Python module as a process: its CPU-seconds (user and system), and what it wrote to stdout.
+
+    Raises:
+        RunFailed: it failed; ends with its last line of stderr.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RunFailed(f"{module} {' '.join(arguments[:3])}: {done.stderr.strip().splitlines()[-1]}")
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done.stdout

@@ -7,9 +7,6 @@ its reward model, such as those of the built-in life; without them it is left ou
 
 import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.measure import Row
+from bench.measure import Row, process
 from fledge import console
 from fledge.errors import ConfigError, RunFailed
 from fledge.metrics_log import read_metrics
@@ -157,12 +154,4 @@ def _trl(task: Task, name: str, options: dict[str, Any], by_text: bool) -> Train
 def _process(module: str, *arguments: str, **environment: str) -> float:
     """CPU-seconds of a Python process of one thread."""
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False,
-        env=os.environ | environment,
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise RunFailed(f"{module} {' '.join(arguments[:3])}: {done.stderr.strip().splitlines()[-1]}")
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return process(module, *arguments, **environment)[0]

@@ -7,14 +7,12 @@ batch 12, 2,000 steps, AdamW, cosine) on transformers' GPT-2 in a plain loop, it
 import json
 import math
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.measure import Row
+from bench.measure import Row, process
+from bench.training import transformers_gpt2
 from fledge import console
 from fledge.errors import DataError
 
@@ -35,14 +33,14 @@ def run() -> list[Row]:
         console.note(f"{variant}: {ours_bits:.4f} bits per byte after {ours_s:.0f} CPU-seconds")
         rows += [
             Row(f"{variant}, CPU time", ours_s, peer_s, peer_s / ours_s, goal, "CPU-s", (ours_s, peer_s)),
-            Row(f"{variant}, loss", ours_bits, peer_bits, peer_bits / ours_bits, "", "bits/byte"),
+            Row(f"{variant}, loss", ours_bits, peer_bits, peer_bits / ours_bits, unit="bits/byte"),
         ]
     return rows
 
 
 def _ours(text: Path, variant: str) -> tuple[float, float]:
     """CPU-seconds (user and system) of the three commands as processes, and the final bits per byte."""
-    before = _children_s()
+    cpu_s = 0.0
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         commands = [
@@ -54,24 +52,13 @@ def _ours(text: Path, variant: str) -> tuple[float, float]:
             ["pretrain", "train", "--data", str(folder / "shards"), "--out", str(folder / "base"), "--json"],
         ]
         for command, config in zip(commands, ("shakespeare", "shakespeare", variant), strict=True):
-            done = subprocess.run(
-                [sys.executable, "-m", "fledge", *command, "--config", config],
-                check=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-    bits = json.loads(done.stdout.splitlines()[-1])["validation_bits_per_byte"]
-    return _children_s() - before, bits
-
-
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+            used_s, written = process("fledge", *command, "--config", config)
+            cpu_s += used_s
+    return cpu_s, json.loads(written.splitlines()[-1])["validation_bits_per_byte"]
 
 
 def _peer(text: Path) -> tuple[float, float]:
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
 
     characters = text.read_text(encoding="utf-8")
     known = {character: number for number, character in enumerate(sorted(set(characters)))}
@@ -79,18 +66,7 @@ def _peer(text: Path) -> tuple[float, float]:
     cut = int(0.9 * len(ids))
     train, held_out = ids[:cut], ids[cut:]
     torch.manual_seed(1337)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(known),
-            n_positions=CONTEXT,
-            n_embd=128,
-            n_layer=4,
-            n_head=4,
-            resid_pdrop=0,
-            embd_pdrop=0,
-            attn_pdrop=0,
-        )
-    )
+    model = transformers_gpt2(len(known), {"context": CONTEXT, "layers": 4, "width": 128, "heads": 4})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
     started = time.process_time()
     with console.progress("nanoGPT's recipe", STEPS, "steps") as bar:

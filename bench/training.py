@@ -80,7 +80,7 @@ def _compare(
     flops = steps * ids_BT.numel() * model.flops_per_token(shape["context"])
     peak = device.matmul_peak("cpu", dtype) / torch.get_num_threads()
     shares = [flops / seconds / peak for seconds in row.cpu_s or ()]
-    return [row, Row(f"share of the matmul peak, {name}", *shares, shares[0] / shares[1], "", "share")]
+    return [row, Row(f"share of the matmul peak, {name}", *shares, shares[0] / shares[1], unit="share")]
 
 
 def transformers_gpt2(vocab_size: int, shape: dict[str, int]) -> Any:

@@ -27,9 +27,9 @@ def run() -> list[Row]:
     counts, model = _word_counts(train, test), _sequence_model(train, test)
     best = bayes_accuracy(world)
     return [
-        Row("spam accuracy: TF-IDF words, logistic regression", counts, None, None, "", "share"),
+        Row("spam accuracy: TF-IDF words, logistic regression", counts, unit="share"),
         Row("spam accuracy: GPT, 3 layers, 96 wide", model, counts, model / counts, "above word counts", "share"),
-        Row("spam accuracy: Bayes (the ceiling)", best, None, None, "", "share"),
+        Row("spam accuracy: Bayes (the ceiling)", best, unit="share"),
     ]
 
 

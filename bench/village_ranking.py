@@ -7,14 +7,12 @@ a run, as many runs as cores at once.
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import Row
+from bench.measure import Row, process
 from fledge import console
 from fledge.device import usable_cores
 from fledge.errors import DataError
@@ -87,11 +85,11 @@ def run() -> list[Row]:
             scores = list(pool.map(lambda job: _train(folder, *job), jobs))
     village, real = scores[::2], scores[1::2]
     rows = [
-        Row(recipe.name, ours, theirs, None, "", "bits/byte: village, text")
+        Row(recipe.name, ours, theirs, unit="bits/byte: village, text")
         for recipe, ours, theirs in zip(RECIPES, village, real, strict=True)
     ]
     correlation = float(spearmanr(village, real).statistic)
-    return [*rows, Row("Spearman correlation of the two rankings", correlation, None, None, ">= 0.8", "")]
+    return [*rows, Row("Spearman correlation of the two rankings", correlation, goal=">= 0.8")]
 
 
 def _train(folder: Path, corpus: str, recipe: Recipe) -> float:
@@ -108,10 +106,5 @@ def _train(folder: Path, corpus: str, recipe: Recipe) -> float:
 
 
 def _fledge(*arguments: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "fledge", *arguments, "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    if done.returncode:
-        raise DataError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    _, written = process("fledge", *arguments, "--json", OMP_NUM_THREADS="1")
+    return dict(json.loads(written.splitlines()[-1]))
