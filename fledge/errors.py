@@ -39,3 +39,8 @@ class Interrupted(FledgeError):
     """The user or the system asked the run to stop, and a checkpoint was written (exit code 130)."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, at most 200 characters; its class where it says nothing."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__

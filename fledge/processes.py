@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from fledge.errors import FledgeError, RunFailed, UsageError
+from fledge.errors import FledgeError, RunFailed, UsageError, first_line
 
 TICK_S = 1.0  # between signs of life
 PATIENCE_S = 45.0  # until a process that makes no progress is given up; without a sign of life after a third of it,
@@ -240,9 +240,8 @@ class _Watch(threading.Thread):
             self._speak()
             raise SystemExit(self._lost["code"]) from None
         code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", RunFailed.exit_code)
-        first_line = (str(error) or type(error).__name__).split("\n")[0]
         with contextlib.suppress(RuntimeError):
-            self._report(rank(), f"stopped: {first_line}", code)
+            self._report(rank(), f"stopped: {first_line(error)}", code)
             if is_first():
                 self._store.set("said", "")
             elif isinstance(error, FledgeError):  # the first process has the same error, and says so

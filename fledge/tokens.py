@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 
 from fledge import hub
-from fledge.errors import ModelError
+from fledge.errors import ModelError, first_line
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING, "<|reserved_0|>")
@@ -26,6 +26,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING, "<|reserved_
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 _ROLES = ("eos_token", "pad_token", "bos_token", "unk_token")
 _OWN_ROLES = {"eos_token": END_OF_TEXT, "pad_token": PADDING}
+_HUB_FILES = ["tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*"]
 _FILES = ("tokenizer.json", "encoder.json + vocab.bpe", "vocab.json + merges.txt")
 
 
@@ -61,9 +62,9 @@ class TextTokenizer:
             inner = _read_inner(folder)
             roles = _read_roles(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{folder}: the tokenizer there can't be read ({_first_line(error)})") from None
+            raise ModelError(f"{folder}: the tokenizer there can't be read ({first_line(error)})") from None
         except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{folder}: damaged tokenizer ({_first_line(error)}); train or copy it again") from None
+            raise ModelError(f"{folder}: damaged tokenizer ({first_line(error)}); train or copy it again") from None
         return cls(inner, roles, _read_chat_template(folder))
 
     def encode(self, text: str) -> list[int]:
@@ -168,12 +169,7 @@ def find_folder(path: str | Path) -> Path:
     Raises:
         ModelError: no such folder, or no tokenizer in it.
     """
-    folder = Path(path)
-    if not folder.exists():
-        if hub.looks_like_hub_name(str(path)):
-            return _download(str(path))
-        hint = hub.suggestion(path) or "; give a run, tokenizer or model folder"
-        raise ModelError(f"{path}: no such folder{hint}")
+    folder = hub.folder(path, _HUB_FILES, "run, tokenizer or model folder")
     if folder.is_file():
         folder = folder.parent
     for candidate in (folder, folder / "tokenizer", folder / "model"):
@@ -187,20 +183,6 @@ def _layout(folder: Path) -> str | None:
         if all((folder / name).is_file() for name in layout.split(" + ")):
             return layout
     return None
-
-
-def _download(name: str) -> Path:
-    hub.go_online()
-    from huggingface_hub import snapshot_download
-
-    patterns = ["tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown and forbidden all have classes of their own
-        raise ModelError(
-            f"{name}: no such folder here, and the hub can't give it ({_first_line(error)}); "
-            "check the name and the connection, or download it and give its folder"
-        ) from None
 
 
 def _read_inner(folder: Path) -> tokenizers.Tokenizer:
@@ -290,7 +272,3 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__

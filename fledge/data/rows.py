@@ -11,7 +11,7 @@ from typing import Any
 from fledge import console, hub
 from fledge.data import sources as src
 from fledge.data.sources import Source
-from fledge.errors import DataError
+from fledge.errors import DataError, first_line
 
 _BLOCK_BYTES = 1 << 20
 
@@ -252,7 +252,7 @@ def _hub_rows(source: Source) -> Iterator[dict[str, Any]]:
     try:
         yield from datasets.load_dataset(name, subset or None, split="train", streaming=True)
     except Exception as error:  # the library and its transports have dozens of classes
-        reason = str(error).strip().split("\n")[0][:200]
         raise DataError(
-            f"{source.name}: no such path here, and the hub can't give it ({reason}); check the name and the connection"
+            f"{source.name}: no such path here, and the hub can't give it ({first_line(error)}); "
+            "check the name and the connection"
         ) from None

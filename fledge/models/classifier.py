@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from fledge.errors import ModelError
+from fledge.errors import ModelError, first_line
 from fledge.models.architecture import build, find_config, is_ours
 from fledge.models.folder import find_model, read_config, read_tensors
 from fledge.models.linear import quicken
@@ -258,8 +258,7 @@ def _from_pretrained(folder: Path, device: str, **settings: Any) -> Any:
             **settings,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: transformers can't load it ({first_line})") from None
+        raise ModelError(f"{folder}: transformers can't load it ({first_line(error)})") from None
     unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     allowed = re.compile(r"(score|classifier|pooler)\b" if settings else "$^")
     if wrong := sorted(name for name in unset if not allowed.search(name)):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fledge import atomic, hub
-from fledge.errors import ConfigError, ModelError
+from fledge.errors import ConfigError, ModelError, first_line
 from fledge.models.architecture import LanguageModel, build, find_config, is_ours
 from fledge.models.linear import quicken
 
@@ -28,11 +28,7 @@ def find_model(path: str | Path) -> Path:
     Raises:
         ModelError: there is no model, or more than one; says what there is instead.
     """
-    folder = Path(path)
-    if not folder.exists():
-        if hub.looks_like_hub_name(str(path)):
-            return _download(str(path))
-        raise ModelError(f"{path}: no such folder{hub.suggestion(path) or '; give a run or model folder'}")
+    folder = hub.folder(path, _HUB_FILES, "run or model folder")
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
@@ -160,20 +156,5 @@ def load_by_transformers(
             folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise ModelError(f"{folder}: transformers can't load it ({first_line})") from None
+        raise ModelError(f"{folder}: transformers can't load it ({first_line(error)})") from None
     return quicken(model.to(device).eval())
-
-
-def _download(name: str) -> Path:
-    hub.go_online()
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # offline, unknown and forbidden all have classes of their own
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelError(
-            f"{name}: no such folder here, and the hub can't give it ({first_line}); "
-            "check the name and the connection, or download it and give its folder"
-        ) from None

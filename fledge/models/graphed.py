@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fledge.console import warn
+from fledge.errors import first_line
 from fledge.models.cache import KVCache
 
 WARM_UPS = 2  # before recording; the first calls of cuBLAS and of kernels allocate
@@ -104,5 +105,5 @@ def recorded(model: Any, cache: KVCache, ids_B: Tensor, before: GraphedStep | No
         return GraphedStep(model, cache, ids_B)
     except RuntimeError as error:
         _failed = True
-        warn(f"decoding without a CUDA graph, slower: {str(error).splitlines()[0]}")
+        warn(f"decoding without a CUDA graph, slower: {first_line(error)}")
         return None

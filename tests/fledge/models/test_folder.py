@@ -151,6 +151,7 @@ def test_several_seeds_are_listed(tmp_path: Path) -> None:
 
 def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
+    (tmp_path / "config.json").touch()
 
     def snapshot_download(name: str, allow_patterns: list[str]) -> str:
         asked.append(name)
