@@ -4,12 +4,12 @@
 """
 
 import importlib
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from eval import user_file
 from fledge import hub
 from fledge.errors import ConfigError
 
@@ -75,12 +75,17 @@ def find(name: str) -> Metric:
 
 
 def _from_file(path: Path) -> Metric:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; a metric file holds a function of its name")
-    function = runpy.run_path(str(path)).get(path.stem)
+    function = getattr(user_file.load(path), path.stem, None)
     if not callable(function):
         raise ConfigError(f"{path}: expected a function `{path.stem}(predictions, references)` in it")
-    return function
+
+    def metric(predictions: Any, references: Any) -> Any:
+        try:
+            return function(predictions, references)
+        except Exception as error:
+            raise ConfigError(f"{path}: {user_file.said(error)}") from error
+
+    return metric
 
 
 def _from_hub(name: str) -> Metric:

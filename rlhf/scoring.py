@@ -3,14 +3,12 @@
 import difflib
 import importlib
 import math
-import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from eval import checks
+from eval import checks, user_file
 from eval.reward import RewardModel
 from fledge import console, lineage
 from fledge.data import prompts
@@ -62,8 +60,10 @@ class Reward:
             try:
                 self.function([row], [answer])
             except Exception as error:
-                return DataError(f"--reward {self.name}: {_said(error)}; for {_told(row, answer)}")
-        return DataError(f"--reward {self.name}: {_said(whole)}; for {len(rows)} answers at once, for none alone")
+                return DataError(f"--reward {self.name}: {user_file.said(error)}; for {_told(row, answer)}")
+        return DataError(
+            f"--reward {self.name}: {user_file.said(whole)}; for {len(rows)} answers at once, for none alone"
+        )
 
 
 def open_reward(source: str, device: str = "cpu") -> Reward:
@@ -73,15 +73,12 @@ def open_reward(source: str, device: str = "cpu") -> Reward:
     where it reads a model, `folder_of(argument)`); a check has `check(row, answer) -> float`; a user's file has
     `score`. A name goes before a folder that is called so: write ./NAME for that.
     Raises:
-        DataError: there is no such reward; lists what there is.
+        DataError: there is no such reward; lists what there is. ConfigError: the file can't be imported.
         ModelError: the folder is no reward model; says what it is.
     """
     name, colon, argument = source.partition(":")
     if source.endswith(".py"):
-        file = Path(source)
-        if not file.is_file():
-            raise DataError(f"--reward {source}: no such file")
-        return _of_module(source, _imported(file), file, None, device)
+        return _of_module(source, user_file.load(source), Path(source), None, device)
     for package, folder in PACKAGES.items():
         file = folder / f"{name}.py"
         if name in shipped() and file.is_file():
@@ -151,27 +148,11 @@ def _of_model(source: str, device: str) -> Reward:
     return Reward(source, folder, score, model.inner.tokenizer, identity)
 
 
-def _imported(file: Path) -> Any:
-    """A user's file as a module.
-
-    Raises:
-        DataError: it raises.
-    """
-    try:
-        return SimpleNamespace(**runpy.run_path(str(file)))
-    except Exception as error:
-        raise DataError(f"--reward {file}: can't be imported: {_said(error)}") from error
-
-
 def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(float(value))
     except (TypeError, ValueError):
         return False
-
-
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, FledgeError) else f"{type(error).__name__}: {error}"
 
 
 def _told(row: dict[str, Any], answer: str) -> str:

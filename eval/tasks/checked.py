@@ -4,14 +4,13 @@ A check file has `check(row, answer) -> float`, 0 to 1, which becomes the metric
 answer)` with several metrics by name. `cluster(row)`, if it has one, says which rows ask for the same thing.
 """
 
+import contextlib
 import importlib
-import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from eval import generated
+from eval import generated, user_file
 from eval.config import TaskConfig
 from eval.intervals import Estimate
 from eval.items import Answer, Item, Ratio
@@ -27,10 +26,10 @@ def find_check(name: str) -> Any:
     """The check of a name: a file of eval/checks/, or a file of the user's.
 
     Raises:
-        ConfigError: there is none, or no function `check` or `scores` in it.
+        ConfigError: there is none, it can't be imported, or has no function `check` or `scores`.
     """
     if name.endswith(".py") and Path(name).is_file():
-        found: Any = SimpleNamespace(**runpy.run_path(name))
+        found: Any = user_file.load(name)
     elif name and (CHECKS / f"{name}.py").is_file():
         found = importlib.import_module(f"eval.checks.{name}")
     else:
@@ -45,7 +44,8 @@ def item(row: Row, task: TaskConfig) -> Item:
     """The row's prompt."""
     prompt, check = generated.prompt_of(row, task), find_check(task.check)
     text = generated.text_of(prompt)
-    cluster = check.cluster(row.values) if hasattr(check, "cluster") else text
+    with _guarded(row.where):
+        cluster = check.cluster(row.values) if hasattr(check, "cluster") else text
     facts = {"prompt": text, "check": check, "must_stop": task.must_stop}
     found = Item(row, (generated.request(prompt, task),), row.source, cluster, facts)
     _judge(found, "")  # a row that the check refuses is an error here, not after an hour of answers
@@ -73,10 +73,20 @@ def pooled(items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> dict[s
 
 def _judge(item: Item, text: str) -> Mapping[str, float | Ratio]:
     check, row = item.facts["check"], item.row.values
+    with _guarded(item.row.where):
+        found = check.scores(row, text) if hasattr(check, "scores") else {"right": check.check(row, text)}
+        return {name: value if isinstance(value, Ratio) else float(value) for name, value in found.items()}
+
+
+@contextlib.contextmanager
+def _guarded(where: str) -> Iterator[None]:
+    """Whatever a check raises, which may be a user's, becomes an error that names the row."""
     try:
-        return check.scores(row, text) if hasattr(check, "scores") else {"right": check.check(row, text)}
-    except (DataError, KeyError) as error:
-        raise DataError(f"{item.row.where}: {error}") from None
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    except Exception as error:
+        raise DataError(f"{where}: the check raises {user_file.said(error)}") from error
 
 
 def _shares(scores: Mapping[str, float | Ratio]) -> dict[str, float]:

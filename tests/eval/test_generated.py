@@ -15,7 +15,7 @@ from eval.metrics.distinct_n import distinct_n
 from eval.subject import Subject
 from fledge.data import prompts
 from fledge.data.rows import Row
-from fledge.errors import ConfigError, DataError
+from fledge.errors import ConfigError, DataError, FledgeError
 from fledge.models.generation import Sampling
 
 
@@ -114,6 +114,36 @@ def test_a_check_of_ones_own_judges_answers(subject: Subject, tmp_path: Path) ->
     assert result["items"]["values"]["right"] == [1.0, 0.0]
     # The same prompt twice is one observation.
     assert result["metrics"]["right"]["high"] == pytest.approx(intervals.proportion(0.5, 1).high)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 / 0", r"long\.py: can't be imported: ZeroDivisionError: division by zero"),
+        ("def check(row, answer):\n    return row['least']", r"rows\.jsonl:1: the check raises KeyError: 'least'"),
+        (
+            "def check(row, answer):\n    return None",
+            r"rows\.jsonl:1: the check raises TypeError: float\(\) argument must be",
+        ),
+        (
+            "def check(row, answer):\n    return 1\ndef cluster(row):\n    return row['name']",
+            r"rows\.jsonl:1: the check raises KeyError: 'name'",
+        ),
+    ],
+    ids=["import", "raises", "none", "cluster"],
+)
+def test_what_a_check_raises_is_told_with_its_row(subject: Subject, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "long.py").write_text(content, encoding="utf-8")
+    file = write(tmp_path, [{"prompt": "a"}])
+    with pytest.raises(FledgeError, match=message):
+        harness.measure(subject, TaskConfig(kind="checked", check=str(tmp_path / "long.py"), data=[file]))
+
+
+def test_a_metric_that_fails_is_told(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "ratio.py").write_text("def ratio(predictions, references):\n    return 1 / 0", encoding="utf-8")
+    file = write(tmp_path, [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(FledgeError, match=r"ratio\.py: ZeroDivisionError: division by zero"):
+        harness.measure(subject, TaskConfig(kind="answers", metrics=[str(tmp_path / "ratio.py")], data=[file]))
 
 
 def test_unknown_checks_say_what_there_is(subject: Subject, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from fledge.errors import DataError, ModelError
+from fledge.errors import ConfigError, DataError, ModelError
 from fledge.models import classifier
 from fledge.tokens import TextTokenizer
 from fledge.village import instructions, preferences
@@ -125,7 +125,6 @@ def test_a_row_that_a_check_can_not_read_is_named() -> None:
     ("source", "message"),
     [
         ("vilage", "no reward of this name and no folder; did you mean 'village'\\? there are: arithmetic, gsm8k"),
-        ("nothing.py", "--reward nothing.py: no such file"),
         ("village:hamlet", "village.py takes no 'hamlet'"),
         ("sentiment", "--reward sentiment: needs an argument; sentiment:runs/reviews is a classifier"),
         ("length:many", "--reward length:many: expected a number of words"),
@@ -149,8 +148,10 @@ def test_folders_that_are_no_reward_model_are_told(qwen3: Path, critic: Path, tm
 
 def test_a_users_file_that_is_no_reward_is_told(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
+    with pytest.raises(ConfigError, match=r"mine.py: no such file"):
+        open_reward(str(file))
     file.write_text("1 / 0\n")
-    with pytest.raises(DataError, match=r"mine.py: can't be imported: ZeroDivisionError"):
+    with pytest.raises(ConfigError, match=r"mine.py: can't be imported: ZeroDivisionError"):
         open_reward(str(file))
     file.write_text("x = 1\n")
     with pytest.raises(DataError, match=r"mine.py has no function score\(rows, answers\)"):
