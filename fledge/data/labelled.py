@@ -41,19 +41,12 @@ def read(inputs: Sequence[str], max_bad_share: float = 0.01) -> Labelled:
     Raises:
         DataError: too many rows without text or label, a single class, names that differ in case only.
     """
-    read_rows = rows.read(inputs, max_bad_share, parse_line)
+    found = rows.read_as(_example, inputs, max_bad_share, parse_line)
     examples: dict[tuple[str, str | None, str], Example] = {}
-    rejects = []
-    for row in read_rows.rows:
-        try:
-            example = _example(row)
-        except ValueError as error:
-            rejects.append(rows.Reject(row.source, row.position, str(error)))
-        else:
-            examples.setdefault((example.text, example.text_pair, example.label), example)
-    rows.check_share(rejects, len(read_rows.rows), max_bad_share)
+    for example in found.rows:
+        examples.setdefault((example.text, example.text_pair, example.label), example)
     kept = list(examples.values())
-    return Labelled(kept, _labels(kept), read_rows.sources, len(read_rows.rows) - len(rejects) - len(examples))
+    return Labelled(kept, _labels(kept), found.sources, len(found.rows) - len(kept))
 
 
 def parse_line(line: str) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge import console
-from fledge.data import prompts
-from fledge.data import rows as row_reader
+from fledge.data import prompts, rows
 from fledge.data.conversations import normalised, prompt_hash
 from fledge.data.messages import Message, checked
-from fledge.data.rows import Reject, Row
+from fledge.data.rows import Row
 from fledge.data.sharegpt import ROLES
 from fledge.data.sources import Source
 from fledge.errors import DataError
@@ -65,23 +64,15 @@ def read(inputs: Sequence[str], held_out_share: float, max_bad_share: float = 0.
     Raises:
         DataError: too many bad rows (names file, line and reason), or fewer than two prompts.
     """
-    found = row_reader.read(inputs, max_bad_share)
+    found = rows.read_as(of_row, inputs, max_bad_share)
     pairs: dict[tuple[Any, ...], Pair] = {}
-    rejects: list[Reject] = []
-    for row in found.rows:
-        try:
-            pair = of_row(row)
-        except ValueError as error:
-            rejects.append(Reject(row.source, row.position, str(error)))
-        else:
-            asked = tuple((m["role"], normalised(m["content"])) for m in pair.prompt)
-            pairs.setdefault((asked, pair.chosen, pair.rejected), pair)
-    row_reader.check_share(rejects, len(found.rows), max_bad_share)
-    duplicates = len(found.rows) - len(rejects) - len(pairs)
+    for pair in found.rows:
+        asked = tuple((m["role"], normalised(m["content"])) for m in pair.prompt)
+        pairs.setdefault((asked, pair.chosen, pair.rejected), pair)
+    duplicates, num_bad = len(found.rows) - len(pairs), len(found.rejects)
     train, held_out = split(list(pairs.values()), held_out_share)
     if not train:
         raise DataError(f"{', '.join(inputs)}: nothing to train on; give pairs for at least two prompts")
-    num_bad = len(rejects) + len(found.rejects)
     console.note(
         f"{', '.join(inputs)}: {len(train)} pairs to train on, {len(held_out)} held out, {duplicates} stand twice and "
         f"{num_bad} can't be used"

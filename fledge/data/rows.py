@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fledge import console, hub
 from fledge.data import sources as src
@@ -44,11 +44,14 @@ class Row:
         return f"{self.source}:{self.position}"
 
 
-@dataclass(frozen=True)
-class Rows:
-    """All rows of some sources, in order."""
+T = TypeVar("T")
 
-    rows: list[Row]
+
+@dataclass(frozen=True)
+class Rows(Generic[T]):
+    """What was made of all rows of some sources, in order."""
+
+    rows: list[T]
     sources: list[Source]
     rejects: list[Reject]
 
@@ -56,28 +59,40 @@ class Rows:
 Item = tuple[int, Any] | Reject  # position and content, or why there is none
 
 
-def read(
-    inputs: Sequence[str], max_bad_share: float = 0.01, parse_line: Callable[[str], dict[str, Any]] | None = None
-) -> Rows:
-    """Read all rows of paths, folders, globs, hub names and parts of the village into memory.
+def read(inputs: Sequence[str], max_bad_share: float = 0.01) -> Rows[Row]:
+    """Read all rows as they are; see `read_as`."""
+    return read_as(lambda row: row, inputs, max_bad_share)
+
+
+def read_as(
+    make: Callable[[Row], T],
+    inputs: Sequence[str],
+    max_bad_share: float = 0.01,
+    parse_line: Callable[[str], dict[str, Any]] | None = None,
+) -> Rows[T]:
+    """Read all rows of paths, folders, globs, hub names and parts of the village, and make something of each.
 
     Args:
+        make: raises ValueError with the reason where a row can't be used.
         max_bad_share: of all rows; more bad rows than that stop the run, fewer are told one by one.
         parse_line: makes a row of a line of a plain text file, or raises ValueError with the reason.
     Raises:
         DataError: a source can't be read, holds text where rows are wanted, or too many rows are bad.
     """
     found = src.expand(inputs)
-    rows: list[Row] = []
+    made: list[T] = []
     rejects: list[Reject] = []
     for source in found:
         for item in iterate(source, parse_line):
             if isinstance(item, Reject):
                 rejects.append(item)
-            else:
-                rows.append(item)
-    check_share(rejects, len(rows) + len(rejects), max_bad_share)
-    return Rows(rows, found, rejects)
+                continue
+            try:
+                made.append(make(item))
+            except ValueError as error:
+                rejects.append(Reject(item.source, item.position, str(error)))
+    check_share(rejects, len(made) + len(rejects), max_bad_share)
+    return Rows(made, found, rejects)
 
 
 def check_share(rejects: Sequence[Reject], total: int, max_bad_share: float) -> None:
@@ -96,7 +111,7 @@ def check_share(rejects: Sequence[Reject], total: int, max_bad_share: float) -> 
 
 
 def iterate(source: Source, parse_line: Callable[[str], dict[str, Any]] | None = None) -> Iterator[Row | Reject]:
-    """The rows of one source as they are read, and what is no row; arguments and errors as in `read`."""
+    """The rows of one source as they are read, and what is no row; arguments and errors as in `read_as`."""
     for item in _items(source, parse_line):
         if isinstance(item, Reject):
             yield item

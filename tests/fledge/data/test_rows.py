@@ -14,6 +14,10 @@ from fledge.errors import DataError
 WANTED = [{"text": "Hello", "label": "ham"}, {"text": "WIN\u00a3", "label": "spam"}]
 
 
+def as_it_is(row: rows.Row) -> rows.Row:
+    return row
+
+
 def write_each_format(folder: Path) -> list[Path]:
     lines = "".join(json.dumps(row) + "\n" for row in WANTED)
     table = "text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in WANTED)
@@ -71,10 +75,10 @@ def test_plain_text_is_refused_unless_its_lines_can_be_parsed(tmp_path: Path) ->
             raise ValueError("no tab")
         return {"label": label, "text": text}
 
-    assert [r.values["label"] for r in rows.read([str(file)], parse_line=parse).rows] == ["ham", "spam"]
+    assert [r.values["label"] for r in rows.read_as(as_it_is, [str(file)], parse_line=parse).rows] == ["ham", "spam"]
     file.write_text("ham Hello\n")
     with pytest.raises(DataError, match=r"a\.txt:1: no tab"):
-        rows.read([str(file)], parse_line=parse)
+        rows.read_as(as_it_is, [str(file)], parse_line=parse)
 
 
 @pytest.mark.parametrize(
@@ -89,5 +93,15 @@ def test_plain_text_is_refused_unless_its_lines_can_be_parsed(tmp_path: Path) ->
 )
 def test_a_byte_order_mark_belongs_to_no_row(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8-sig")
-    (row,) = rows.read([str(tmp_path / name)], parse_line=lambda line: {"label": line}).rows
+    (row,) = rows.read_as(as_it_is, [str(tmp_path / name)], parse_line=lambda line: {"label": line}).rows
     assert row.values == {"label": "ham"}
+
+
+def test_rows_that_nothing_can_be_made_of_and_broken_ones_are_judged_together(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"n": "1"}\n{"n": "two"}\n{broken\n{"n": "4"}\n')
+    found = rows.read_as(lambda row: int(row.values["n"]), [str(file)], max_bad_share=0.5)
+    assert found.rows == [1, 4]
+    assert [reject.position for reject in found.rejects] == [2, 3]
+    with pytest.raises(DataError, match="2 of 4 rows are bad"):
+        rows.read_as(lambda row: int(row.values["n"]), [str(file)], max_bad_share=0.3)
