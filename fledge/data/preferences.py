@@ -15,7 +15,7 @@ from fledge.data import prompts, rows
 from fledge.data.conversations import normalised, prompt_hash
 from fledge.data.messages import Message, checked
 from fledge.data.rows import Row
-from fledge.data.sharegpt import ROLES
+from fledge.data.sharegpt import message_of
 from fledge.data.sources import Source
 from fledge.errors import DataError
 
@@ -117,7 +117,7 @@ def _prompt(values: Mapping[str, Any]) -> list[Message]:
     if not asked.keys() & set(_PROMPTS):
         return []
     if isinstance(turns := asked.get("conversations"), list):
-        found = [_message(turn) for turn in turns]
+        found = [message_of(turn) for turn in turns]
     elif isinstance(text := asked.get("prompt"), str) and _TURN.match(text):
         found = [turn for turn in _dialogue(text) if turn["content"]]
     else:
@@ -134,7 +134,7 @@ def _conversation(prompt: list[Message], answer: Any, name: str) -> list[Message
     if isinstance(answer, str):
         turns = [{"role": "assistant", "content": answer}] if prompt else _dialogue(answer)
     elif isinstance(answer, Mapping | list):
-        turns = [_message(turn) for turn in (answer if isinstance(answer, list) else [answer])]
+        turns = [message_of(turn) for turn in (answer if isinstance(answer, list) else [answer])]
     else:
         raise ValueError(f"'{name}' is neither text nor messages")
     if turns[: len(prompt)] != prompt:
@@ -154,16 +154,6 @@ def _dialogue(text: str) -> list[Message]:
         raise ValueError(f"no prompt; expected {EXPECTS}, or dialogues (Human:, Assistant:) as 'chosen' and 'rejected'")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def _message(turn: Any) -> Message:
-    """A message as `{"role", "content"}` or, from ShareGPT, `{"from", "value"}`."""
-    if not isinstance(turn, Mapping):
-        raise ValueError("a message is no object of role and content")
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError("a message has no role or no text in 'content'")
-    return {"role": ROLES.get(role, role), "content": content}
 
 
 def _strength(value: Any) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 from fledge.data import conversations
 from fledge.data.alpaca import prompt_of
 from fledge.data.messages import Message
+from fledge.data.sharegpt import message_of
 
 EXPECTS = '"prompt", "messages", "question" or "instruction" (with "input"), or a conversation with its answer'
 
@@ -34,7 +35,7 @@ def of_row(values: Mapping[str, Any]) -> Prompt:
     """
     messages = values.get("messages", values.get("prompt"))
     if isinstance(messages, list) and messages and not _is_answered(values, messages):
-        return Prompt([_message(message) for message in messages], None)
+        return Prompt([message_of(message) for message in messages], None)
     for module in conversations.formats().values():
         if module.claims(values):
             whole = module.to_messages(values)
@@ -55,12 +56,6 @@ def _is_answered(values: Mapping[str, Any], messages: list[Any]) -> bool:
     last = messages[-1]
     ends_with_answer = isinstance(last, Mapping) and last.get("role") == "assistant"
     return ends_with_answer or "completion" in values or "response" in values
-
-
-def _message(message: Any) -> Message:
-    if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-        raise ValueError("a message has no role or no text in 'content'")
-    return {"role": message["role"], "content": message["content"]}
 
 
 def _asked(text: str, reference: Any) -> Prompt:

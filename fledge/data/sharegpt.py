@@ -10,6 +10,19 @@ EXPECTS = '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt",
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
+def message_of(turn: Any) -> Message:
+    """The message in `{"from": ..., "value": ...}`, or in `{"role": ..., "content": ...}`, whoever it is of.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    fields = turn if isinstance(turn, Mapping) else {}
+    role, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError("a message has no role or no text in 'content'")
+    return {"role": ROLES.get(role, role), "content": content}
+
+
 def claims(values: Mapping[str, Any]) -> bool:
     """Whether a row is of this format."""
     return "conversations" in values

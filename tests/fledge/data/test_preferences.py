@@ -123,7 +123,7 @@ def test_a_few_bad_rows_are_passed_over_aloud(tmp_path: Path, capsys: pytest.Cap
             "'chosen': roles out of order: message 2 is of 'user', expected 'assistant'",
         ),
         (ROW | {"chosen": [{"role": "assistant"}]}, "a message has no role or no text in 'content'"),
-        (ROW | {"chosen": ["Three."]}, "a message is no object of role and content"),
+        (ROW | {"chosen": ["Three."]}, "a message has no role or no text in 'content'"),
         (ROW | {"preference_strength": "high"}, "'preference_strength' is 'high'; expected a number from 0 on"),
     ],
 )
