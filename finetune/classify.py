@@ -10,13 +10,13 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
-from finetune import baselines, calibration, collate, series, verdict
+from finetune import baselines, calibration, collate, published, series, verdict
 from finetune.collate import Row
 from finetune.config import ClassifyConfig
 from finetune.judged import Judged, read_rows
 from finetune.split import Split
 from finetune.split import split as split_texts
-from fledge import console, lineage, model_card, trainer_bridge
+from fledge import console, trainer_bridge
 from fledge.data import labelled
 from fledge.data.labelled import Labelled
 from fledge.data.sources import Source, describe
@@ -24,7 +24,7 @@ from fledge.errors import DataError
 from fledge.models import adapters, classifier
 from fledge.models.classifier import Classifier
 from fledge.models.folder import find_model
-from fledge.rundir import RunFolder, require_disk
+from fledge.rundir import RunFolder
 
 
 def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
@@ -44,7 +44,8 @@ def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
     settings = trainer_bridge.resolved(settings, len(train))
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
-    _record(settings, folder, data, made)
+    read = {"sources": describe(data.sources), "rows": len(data.examples)}
+    published.record(folder, settings.run, find_model(settings.model), made.tokenizer, made.model, data=read)
     made.model.to(settings.run.device)
     facts: dict[str, Any] = {
         "train_rows": num_labelled,
@@ -56,11 +57,13 @@ def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
     _announce(data, made, facts, len(test), settings.run.max_steps)
     progress = _train(settings, folder, made, train, weights, validation)
     facts |= {"steps": progress.step, "best_step": progress.best_step}
-    facts |= _merge(made, test[:32])
+    facts |= published.merge(made, [row.ids for row in test[:32]])
     facts |= _calibrate(settings, made, validation)
     _answer(settings, folder, made, data, split, test)
     judged = Judged(read_rows(folder.path / verdict.PREDICTIONS), data.labels, positive)
-    _publish(folder, made, judged)
+    with folder.publish("model") as partial:
+        made.save(partial)
+        published.card(folder, partial, verdict.lines(judged))
     return facts | verdict.give(folder, judged, _lines(made, facts), ceiling(data.sources))
 
 
@@ -87,21 +90,6 @@ def ceiling(sources: Sequence[Source]) -> float | None:
     if len({(s.world, s.seed, s.dials) for s in specs}) > 1 or any(s.kind != "messages" for s in specs):
         return None
     return messages.bayes_accuracy(specs[0].make_world(), **dict(specs[0].dials))
-
-
-def _record(settings: ClassifyConfig, folder: RunFolder, data: Labelled, made: Classifier) -> None:
-    """Check the disk, and write parents and data to lineage.json."""
-    size = 4 * sum(parameter.numel() for parameter in made.model.parameters())
-    needed = 3 * size * (settings.run.keep_checkpoints + 2) + size
-    require_disk(folder.path, needed, "the checkpoints and the model")
-    facts = {
-        "parents": [lineage.parent(find_model(settings.model), "model")],
-        "tokenizer": made.tokenizer.fingerprint,
-        "data": {"sources": describe(data.sources), "rows": len(data.examples)},
-    }
-    if folder.resumes_from:
-        lineage.require_same(folder.path, facts)
-    folder.add_lineage(**facts)
 
 
 def _announce(data: Labelled, made: Classifier, facts: dict[str, Any], num_test: int, steps: int) -> None:
@@ -149,16 +137,6 @@ def _train(
         check=check if validation else None,
     )
     return trainer_bridge.train(job, settings, folder)
-
-
-def _merge(made: Classifier, rows: Sequence[Row]) -> dict[str, Any]:
-    """Put adapters, if there are any, into the weights; how far that moved a logit."""
-    if not hasattr(made.model, "merge_and_unload"):
-        return {}
-    ids = [row.ids for row in rows]
-    before = made.logits(ids)
-    made.model = made.model.merge_and_unload()
-    return {"merge_max_logit_difference": float(np.abs(made.logits(ids) - before).max())}
 
 
 def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[Row]) -> dict[str, Any]:
@@ -221,10 +199,3 @@ def _lines(made: Classifier, facts: dict[str, Any]) -> list[str]:
             "`fledge finetune predict` knows it, transformers' pipeline takes 0.5"
         )
     return lines
-
-
-def _publish(folder: RunFolder, made: Classifier, judged: Judged) -> None:
-    with folder.publish("model") as partial:
-        made.save(partial)
-        card = model_card.write(folder.path.name, lineage.read(folder.path), verdict.lines(judged))
-        (partial / "README.md").write_text(card, encoding="utf-8")

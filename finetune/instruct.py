@@ -10,7 +10,7 @@ from torch import nn
 from finetune import published, supervised, vocabulary
 from finetune.config import InstructConfig
 from finetune.supervised import Example, Examples
-from fledge import console, lineage, model_card, plots, trainer_bridge
+from fledge import console, plots, trainer_bridge
 from fledge.data import conversations
 from fledge.data import sources as src
 from fledge.data.conversations import Conversations
@@ -20,13 +20,12 @@ from fledge.metrics_log import read_metrics
 from fledge.models import adapters, generation
 from fledge.models import folder as model_folder
 from fledge.models.generation import Sampling
-from fledge.rundir import RunFolder, require_disk
+from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Job, Progress
 from tokenizer.chat import render
 
 HELD_OUT = "held_out.jsonl"  # not trained on, for `fledge eval run --task answers --data ...`
-BEFORE = "before.json"  # the parent's held-out loss; on disk, so that a resumed run still knows it
 MAX_LENGTH = 1024  # tokens; longer answers are rare, and hub models have contexts that fill any memory
 MEASURED_ROWS = 8  # in a forward pass without gradients
 
@@ -52,15 +51,15 @@ def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
     settings = trainer_bridge.resolved(settings, len(lesson.rows))
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
-    _record_lineage(folder, lesson)
+    read = {"sources": src.describe(lesson.data.sources), "conversations": len(lesson.data.train)}
+    published.record(folder, settings.run, lesson.path, lesson.tokenizer, lesson.model, data=read)
     rows = (json.dumps({"messages": c.messages}, ensure_ascii=False) + "\n" for c in lesson.data.held_out)
     folder.write(HELD_OUT, "".join(rows))
     _announce(settings, lesson)
-    if not folder.resumes_from:
-        # Weights and two moments of what is trained, a checkpoint; one more while the oldest is not deleted, the best.
-        each = 12 * sum(p.numel() for p in lesson.model.parameters() if p.requires_grad)
-        whole = 4 * sum(p.numel() for p in lesson.model.parameters())
-        require_disk(folder.path, each * (settings.run.keep_checkpoints + 2) + whole, "the checkpoints and the model")
+
+    def check(model: nn.Module) -> dict[str, float]:
+        return {"validation_loss": supervised.mean_loss(model, lesson.held_out, MEASURED_ROWS)}
+
     job = Job(
         model=lesson.model.to(settings.run.device),
         examples=lesson.rows,
@@ -68,11 +67,11 @@ def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
         collate=supervised.collate,
         loss=supervised.loss,
         num_targets=supervised.num_targets,
-        check=lambda model: {"validation_loss": supervised.mean_loss(model, lesson.held_out, MEASURED_ROWS)},
+        check=check,
         sample=lambda model, step: _samples(model, settings, lesson),
         tokenizer=lesson.tokenizer,
     )
-    before = _measure_before(folder, job)
+    before = published.before(folder, lambda: check(job.model))["validation_loss"]
     progress = trainer_bridge.train(job, settings, folder, "trl-sft")
     return _finish(settings, folder, lesson, progress, before)
 
@@ -108,46 +107,15 @@ def _prepare(settings: InstructConfig) -> Lesson:
     return Lesson(path, model, tokenizer, data, train, rows, measured_rows, asked, fixed + asked[:2])
 
 
-def _record_lineage(folder: RunFolder, lesson: Lesson) -> None:
-    """Write parents, data and tokenizer to lineage.json; a resumed run must still find the same."""
-    facts = {
-        "parents": [lineage.parent(lesson.path, "model")],
-        "tokenizer": lesson.tokenizer.fingerprint,
-        "chat_template": lineage.sha256_text(lesson.tokenizer.chat_template or ""),
-        "data": {"sources": src.describe(lesson.data.sources), "conversations": len(lesson.data.train)},
-    }
-    if folder.resumes_from:
-        lineage.require_same(folder.path, facts)
-    folder.add_lineage(**facts)
-
-
 def _announce(settings: InstructConfig, lesson: Lesson) -> None:
-    count, weights = console.format_count, list(lesson.model.parameters())
-    trained = sum(p.numel() for p in weights if p.requires_grad)
-    tokens = sum(len(row["input_ids"]) for row in lesson.rows)
-    learned = sum(label >= 0 for row in lesson.rows for label in row["labels"])
+    rows, tokens = lesson.rows, sum(len(row["input_ids"]) for row in lesson.rows)
+    learned = sum(label >= 0 for row in rows for label in row["labels"])
     console.note(
-        f"{lesson.path}: {count(sum(p.numel() for p in weights))} parameters, {count(trained)} trained"
-        + (f" (LoRA of rank {settings.lora.rank})" if settings.lora.rank else "")
-    )
-    console.note(
-        f"{len(lesson.train.examples)} conversations in {len(lesson.rows)} rows, {count(tokens)} tokens, "
+        f"{len(lesson.train.examples)} conversations in {len(rows)} rows, {console.format_count(tokens)} tokens, "
         f"{learned / tokens:.0%} of them learned; {lesson.train.num_cut} cut behind the last answer "
         f"within the length limit, {lesson.train.num_dropped} left out because no answer fits"
     )
-    console.note(
-        f"{settings.run.max_steps} steps of {settings.batch.examples} rows ({settings.run.device}, "
-        f"{settings.run.dtype}, {settings.run.threads} threads)"
-    )
-
-
-def _measure_before(folder: RunFolder, job: Job) -> float:
-    """The held-out loss of the parent, measured once."""
-    file = folder.path / BEFORE
-    if not file.is_file():
-        assert job.check is not None
-        folder.write(BEFORE, json.dumps(job.check(job.model)))
-    return float(json.loads(file.read_text(encoding="utf-8"))["validation_loss"])
+    published.announce(lesson.path, lesson.model, settings, "rows")
 
 
 def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list[dict[str, Any]]:
@@ -206,10 +174,10 @@ def _finish(
         answers = _answers(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
         result["stopped_share"] = sum(a.finish == "stop" for a in answers) / max(1, len(answers))
         result["answers"] = len(answers)
-        card = model_card.write(folder.path.name, lineage.read(folder.path), _lines(settings, result))
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        lines = _lines(settings, result)
+        published.card(folder, partial, lines)
     plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", {"before": before}, "loss")
-    folder.write_summary(_summary(folder, result, _lines(settings, result)))
+    folder.write_summary(_summary(folder, result, lines))
     return result
 
 

@@ -120,7 +120,7 @@ def _summary(
     return "\n\n".join(part for part in parts if part)
 
 
-def one_line(text: str) -> str:
-    """A text as a cell of a table."""
+def one_line(text: str, length: int = 80) -> str:
+    """A text as a cell of a table, cut to so many characters."""
     flat = " ".join(text.split()).replace("|", "/")
-    return flat if len(flat) <= 80 else flat[:77] + "..."
+    return flat if len(flat) <= length else flat[: length - 3] + "..."

@@ -63,7 +63,9 @@ def make_room(model: Any, ids: Sequence[int], num_tokens: int) -> None:
 
 
 def stop_ids(tokenizer: TextTokenizer) -> tuple[int, ...]:
-    """The ids that end an answer: the template's end of turn, and the document's end."""
+    """The ids that end an answer: the template's end of turn, if there is a template, and the document's end."""
+    if tokenizer.chat_template is None:
+        return (tokenizer.end_of_text_id,)
     chat = render(tokenizer, _SMALLEST_CHAT)
     last = max(place for place, is_learned in enumerate(chat.is_supervised) if is_learned)
     return tuple(dict.fromkeys((chat.ids[last], tokenizer.end_of_text_id)))

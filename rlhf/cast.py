@@ -4,19 +4,17 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from finetune import vocabulary
-from fledge import console, device, lineage, processes
+from finetune import published, vocabulary
+from fledge import console, device, processes
 from fledge.data.sources import describe
 from fledge.models import generation
 from fledge.models.folder import find_model, load_model
-from fledge.models.generation import Completion, Sampling
 from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from rlhf import prompts, rollout, scoring
@@ -24,7 +22,7 @@ from rlhf.config import PpoConfig
 from rlhf.critic import Critic, new_head
 from rlhf.policy import Answers, Policy
 from rlhf.prompts import Asked, Prompts
-from rlhf.rollout import Episode
+from rlhf.rollout import Episode, Written
 from rlhf.scoring import Reward
 from rlhf.shared_trunk import CRITIC, POLICY, SharedTrunk
 
@@ -77,7 +75,7 @@ class Cast:
             reward=reward,
             gold=gold,
             prompts=asked,
-            stop_ids=vocabulary.stop_ids(tokenizer) if tokenizer.chat_template else (tokenizer.end_of_text_id,),
+            stop_ids=vocabulary.stop_ids(tokenizer),
             sampler=copy.deepcopy(model).to(torch.bfloat16) if is_bfloat16 else None,
         )
 
@@ -96,18 +94,11 @@ class Cast:
         return self.policy.model if self.trunk is None else self.trunk.merged()
 
     def record(self, folder: RunFolder) -> None:
-        """Write parents, data and tokenizer to lineage.json; a resumed run must still find the same."""
-        facts = {
-            "parents": [lineage.parent(self.path, "model")],
-            "tokenizer": self.tokenizer.fingerprint,
-            "chat_template": lineage.sha256_text(self.tokenizer.chat_template or ""),
-            "rewards": [r.identity for r in (self.reward, self.gold) if r],
-            "data": {"sources": describe(self.prompts.sources), "prompts": len(self.prompts.train)},
-        }
-        if folder.resumes_from:
-            lineage.require_same(folder.path, facts)
-        if processes.is_first():
-            folder.add_lineage(**facts)
+        """See `published.record`."""
+        both = nn.ModuleList([self.policy.model, self.critic])
+        rewards = [r.identity for r in (self.reward, self.gold) if r]
+        read = {"sources": describe(self.prompts.sources), "prompts": len(self.prompts.train)}
+        published.record(folder, self.settings.run, self.path, self.tokenizer, both, rewards=rewards, data=read)
 
     def training_prompts(self, step: int) -> list[Asked]:
         """What a step asks."""
@@ -115,19 +106,15 @@ class Cast:
         numbers = rollout.prompts_of_step(len(wanted), settings.rollout.episodes, settings.run.seed, step)
         return [wanted[number] for number in numbers]
 
-    def write(self, asked: Sequence[Asked], *occasion: Any) -> list[tuple[Completion, str]]:
-        """Answers to this process's share of prompts, and their texts.
+    def write(self, asked: Sequence[Asked], *occasion: Any) -> list[Written]:
+        """Answers to this process's share of prompts.
 
         Args:
             occasion: what the random numbers are for; the same occasion and policy give the same answers.
         """
-        key = repr((self.settings.run.seed, processes.rank(), *occasion)).encode()
-        sampling = Sampling(
-            max_new_tokens=self.settings.sampling.max_new_tokens,
-            temperature=self.settings.sampling.temperature,
-            stop_ids=self.stop_ids,
-            seed=int.from_bytes(blake2b(key, digest_size=8).digest(), "little"),
-        )
+        settings = self.settings
+        occasion = (settings.run.seed, processes.rank(), *occasion)
+        sampling = rollout.sampling_of(settings.sampling, self.stop_ids, *occasion)
         self.policy.wear()
         model = self.policy.model
         if self.sampler is not None:
@@ -135,31 +122,18 @@ class Cast:
                 for ours, trained in zip(self.sampler.parameters(), model.parameters(), strict=True):
                     ours.copy_(trained)
             model = self.sampler
-        return rollout.write(model, asked, sampling, self.tokenizer, self.settings.rollout.at_once)
+        return rollout.write(model, [one.ids for one in asked], sampling, self.tokenizer, settings.rollout.at_once)
 
-    def judge(
-        self, asked: Sequence[Asked], written: Sequence[tuple[Completion, str]], with_values: bool
-    ) -> list[Episode]:
+    def judge(self, asked: Sequence[Asked], written: Sequence[Written], with_values: bool) -> list[Episode]:
         """Episodes of all processes, from this one's share: scores, reference and (for training) values."""
-        answers = Answers([one.ids for one in asked], [completion.ids for completion, _ in written])
-        scores = self.reward.score([one.row for one in asked], [text for _, text in written])
+        answers = Answers([one.ids for one in asked], [answer.ids for answer in written])
+        scores = self.reward.score([one.row for one in asked], [answer.text for answer in written])
         with self._forward():
             references = self.reference.scored(answers)
             values = self.critic.scored(answers) if with_values else [torch.zeros(len(a)) for a in answers.answers]
         mine = [
-            Episode(
-                prompt=one.ids,
-                answer=completion.ids,
-                text=text,
-                is_stopped=completion.finish == "stop",
-                score=score,
-                logprob_N=torch.tensor(completion.logprobs),
-                reference_N=reference_N,
-                value_N=value_N,
-            )
-            for one, (completion, text), score, reference_N, value_N in zip(
-                asked, written, scores, references, values, strict=True
-            )
+            Episode(one.ids, answer, score, reference_N, value_N)
+            for one, answer, score, reference_N, value_N in zip(asked, written, scores, references, values, strict=True)
         ]
         shares = processes.gathered(mine)
         total = sum(map(len, shares))

@@ -102,7 +102,7 @@ def _answers(
     sampling = Sampling(
         max_new_tokens=wanted.max_new_tokens,
         temperature=wanted.temperature,
-        stop_ids=vocabulary.stop_ids(tokenizer) if tokenizer.chat_template else (tokenizer.end_of_text_id,),
+        stop_ids=vocabulary.stop_ids(tokenizer),
         seed=settings.seed,
     )
 

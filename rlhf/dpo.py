@@ -13,7 +13,7 @@ import torch
 
 from eval.intervals import clustered_proportion
 from finetune import published
-from fledge import console, device, lineage, model_card, plots, trainer_bridge
+from fledge import console, device, plots, trainer_bridge
 from fledge.data import preferences
 from fledge.data import sources as src
 from fledge.data.batch_order import BatchOrder
@@ -24,11 +24,11 @@ from fledge.models.classifier import pad
 from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Batch, Job, Progress
-from rlhf import prompts
+from rlhf import prompts, told
 from rlhf.config import DpoConfig
 from rlhf.policy import Answers, Policy
 from rlhf.prompts import Asked
-from rlhf.pupil import Pupil, table
+from rlhf.pupil import Pupil
 from tokenizer.chat import render
 
 MAX_LENGTH = 1024  # tokens; longer pairs are rare, and hub models have contexts that fill any memory
@@ -75,17 +75,17 @@ def run(settings: DpoConfig, folder: RunFolder) -> dict[str, Any]:
     settings = pupil.settings = trainer_bridge.resolved(settings, len(train.examples))
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
-    pupil.record(folder, data={"sources": src.describe(data.sources), "pairs": len(data.train)})
-    pupil.announce()
-    _announce(settings, train)
+    read = {"sources": src.describe(data.sources), "pairs": len(data.train)}
+    published.record(folder, settings.run, pupil.path, pupil.tokenizer, pupil.model, data=read)
+    _announce(train)
+    published.announce(pupil.path, pupil.model, settings, "pairs")
     pupil.model.to(settings.run.device)
     _ask_reference(pupil, train.examples, held_out.examples)
     last: dict[str, Any] = {}
 
     def check(model: Any) -> dict[str, float]:
         last.update(pupil.measure(model, asked[: settings.validation.prompts], "check"))
-        told = {name: last[name] for name in ("stopped_share", "answer_tokens")}
-        return {"validation_kl": last["kl"]} | told
+        return {"validation_kl": last["kl"], **{name: last[name] for name in ("stopped_share", "answer_tokens")}}
 
     job = Job(
         model=pupil.model,
@@ -231,16 +231,12 @@ def _asked(pupil: Pupil, pairs: Sequence[Pair]) -> list[Asked]:
     return fitting
 
 
-def _announce(settings: DpoConfig, train: Examples) -> None:
+def _announce(train: Examples) -> None:
     tokens = sum(one.length for one in train.examples) / len(train.examples)
     console.note(
         f"{len(train.examples)} pairs of {tokens:.0f} tokens on average; {train.num_cut_prompts} lost the beginning of "
         f"their prompt and {train.num_cut_answers} the end of an answer to the length limit, {train.num_dropped} are "
         "left out because no difference was left"
-    )
-    console.note(
-        f"{settings.run.max_steps} steps of {settings.batch.examples} pairs ({settings.run.device}, "
-        f"{settings.run.dtype}, {settings.run.threads} threads)"
     )
 
 
@@ -277,14 +273,12 @@ def _finish(
         answered = pupil.measure(saved, asked[: settings.validation.at_end], "end")
         result |= proof | _of_pairs(saved, held_out.examples, settings.loss.beta)
         result |= {name: answered[name] for name in ("kl", "stopped_share", "answer_tokens")}
-        lines = _lines(settings, result)
-        card = model_card.write(folder.path.name, lineage.read(folder.path), lines)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        lines = _lines(result)
+        published.card(folder, partial, lines)
     levels = {"parent": result["validation_loss_before"]}
     plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", levels, "loss", "nats/pair")
     best = [sample for sample in folder.samples() if sample["step"] == progress.best_step]
-    text = [f"# {folder.path}", "", *(f"- {line}" for line in lines), *table(best), ""]
-    folder.write_summary("\n".join([*text, f"Talk to it: fledge chat {folder.path}; curve: {folder.path}/loss.png"]))
+    told.write_summary(folder, lines, best, f"Talk to it: fledge chat {folder.path}; curve: {folder.path}/loss.png")
     return result
 
 
@@ -316,7 +310,7 @@ def _wins(first: float, second: float) -> float:
     return 0.5 if first == second else float(first > second)
 
 
-def _lines(settings: DpoConfig, result: dict[str, Any]) -> list[str]:
+def _lines(result: dict[str, Any]) -> list[str]:
     """The results in sentences."""
     accuracy, chosen_rise = result["accuracy"], result["chosen_rise"]
     lines = [
@@ -327,9 +321,7 @@ def _lines(settings: DpoConfig, result: dict[str, Any]) -> list[str]:
         f"{max(result['baselines']['longer'], 1 - result['baselines']['longer']):.1%}",
         f"chosen answers are {abs(chosen_rise):.2f} nats {'more' if chosen_rise > 0 else 'less'} likely than to the "
         "reference",
-        f"KL from the reference: {result['kl']:.3f} nats an answer of its own at temperature "
-        f"{settings.sampling.temperature:g}; {result['answer_tokens']:.1f} tokens an answer, "
-        f"{result['stopped_share']:.0%} end by themselves",
+        told.distance(result),
         f"{result['pairs']} pairs, {console.format_count(result['tokens'])} tokens read in {result['steps']} steps",
     ]
     if result["validation_loss"] >= result["validation_loss_before"]:

@@ -13,11 +13,12 @@ from numpy import ndarray
 
 from eval.metrics.distinct_n import distinct_n
 from fledge import console
-from fledge.models.generation import Completion, Sampling
+from fledge.models.generation import Sampling
 from fledge.tokens import TextTokenizer
 from rlhf import rollout
 from rlhf.policy import Answers, Policy
 from rlhf.prompts import Asked
+from rlhf.rollout import Written
 from rlhf.scoring import Reward
 
 # Answers to one prompt that are written together, always: the sampler tells copies of a prompt apart within a batch.
@@ -64,9 +65,9 @@ class Judges:
 
 def draw(
     model: Any, asked: Sequence[Asked], num: int, sampling: Sampling, tokenizer: TextTokenizer, at_once: int, who: str
-) -> list[list[tuple[Completion, str]]]:
-    """`num` answers to each prompt, with their texts; how many are written at once changes none of them."""
-    found: list[list[tuple[Completion, str]]] = [[] for _ in asked]
+) -> list[list[Written]]:
+    """`num` answers to each prompt; how many are written at once changes none of them."""
+    found: list[list[Written]] = [[] for _ in asked]
     order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
     with console.progress(f"{who}: answers", len(asked) * num) as bar:
         for start in range(0, num, BLOCK):
@@ -75,7 +76,7 @@ def draw(
             step = max(1, at_once // copies)
             for some in (order[i : i + step] for i in range(0, len(order), step)):
                 rows = [i for i in some for _ in range(copies)]
-                written = rollout.write(model, [asked[i] for i in rows], own, tokenizer, len(rows))
+                written = rollout.write(model, [asked[i].ids for i in rows], own, tokenizer, len(rows))
                 for i, answer in zip(rows, written, strict=True):
                     found[i].append(answer)
                 bar.advance(len(rows))
@@ -83,11 +84,7 @@ def draw(
 
 
 def judge(
-    asked: Sequence[Asked],
-    answers: Sequence[Sequence[tuple[Completion, str]]],
-    judges: Judges,
-    reference: Policy | None,
-    who: str,
+    asked: Sequence[Asked], answers: Sequence[Sequence[Written]], judges: Judges, reference: Policy | None, who: str
 ) -> Drawn:
     """Measure the answers to each prompt.
 
@@ -99,13 +96,13 @@ def judge(
     rows: list[dict[str, Any]] = []
     with console.progress(f"{who}: rewards", sum(map(len, answers))) as bar:
         for one, written in zip(asked, answers, strict=True):
-            texts, ids = [text for _, text in written], [completion.ids for completion, _ in written]
+            texts, ids = [answer.text for answer in written], [answer.ids for answer in written]
             same = [one.row] * len(texts)
-            nats = reference_nats = np.array([sum(completion.logprobs) for completion, _ in written])
+            nats = reference_nats = np.array([sum(answer.logprobs) for answer in written])
             if reference:
                 scored = reference.scored(Answers([one.ids] * len(ids), ids))
                 reference_nats = np.array([float(logprob_N.double().sum()) for logprob_N in scored])
-            has_stopped = np.array([completion.finish == "stop" for completion, _ in written])
+            has_stopped = np.array([answer.has_stopped for answer in written])
             rows.append(
                 {
                     "text": np.array(texts, dtype=object),

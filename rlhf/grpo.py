@@ -1,8 +1,6 @@
 """`fledge rlhf grpo`: a model trained on rewards, each answer against others to the same prompt."""
 
-import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -11,19 +9,17 @@ from torch import nn
 
 from eval.intervals import paired_difference
 from finetune import published
-from fledge import config, console, lineage, model_card, plots, trainer_bridge
+from fledge import config, console, plots, trainer_bridge
 from fledge.data import sources as src
-from fledge.errors import RunFailed
 from fledge.metrics_log import read_metrics
 from fledge.rundir import RunFolder
 from fledge.trainer_bridge import Job, Progress
-from rlhf import prompts, scoring
+from rlhf import prompts, scoring, told
 from rlhf.config import GrpoConfig
 from rlhf.prompts import Asked, Prompts
-from rlhf.pupil import Pupil, table
+from rlhf.pupil import Pupil
 from rlhf.scoring import Reward
 
-BEFORE = "before.json"  # what the parent's answers to the held-out prompts scored; a resumed run must still know it
 PATIENCE = 3  # batches of answers in a row from which nothing can be learned, until that is said
 
 
@@ -37,18 +33,21 @@ def run(settings: GrpoConfig, folder: RunFolder) -> dict[str, Any]:
     scoring.announce(reward, pupil.tokenizer)
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
-    data = {"sources": src.describe(asked.sources), "prompts": len(asked.train)}
-    pupil.record(folder, data=data, rewards=[reward.identity])
-    pupil.announce()
+    facts = {
+        "data": {"sources": src.describe(asked.sources), "prompts": len(asked.train)},
+        "rewards": [reward.identity],
+    }
+    published.record(folder, settings.run, pupil.path, pupil.tokenizer, pupil.model, **facts)
     _announce(settings, asked)
+    published.announce(pupil.path, pupil.model, settings, "answers")
     pupil.model.to(settings.run.device)
-    before = _measure_before(folder, pupil, asked, reward)
+    at_end = asked.held_out[: settings.validation.at_end]
+    before = published.before(folder, lambda: pupil.measure(pupil.model, at_end, "end", reward))
     watch = Watch(settings)
     last: dict[str, Any] = {}
 
     def write(model: nn.Module, ids: list[list[int]], step: int) -> list[list[int]]:
-        written = pupil.write(model, ids, "step", step, at_once=settings.group.at_once)
-        return [completion.ids for completion, _ in written]
+        return [answer.ids for answer in pupil.write(model, ids, settings.group.at_once, "step", step)]
 
     def judge(chosen: list[Asked], answers: list[list[int]]) -> list[float]:
         scores = reward.score([one.row for one in chosen], [pupil.text(ids) for ids in answers])
@@ -153,24 +152,6 @@ def _announce(settings: GrpoConfig, asked: Prompts) -> None:
         f"{len(asked.train)} prompts to train on, {len(asked.held_out)} held out; {written} answers at a time, "
         f"{group.answers} to a prompt, for {group.steps * group.passes} steps of {settings.batch.examples}"
     )
-    console.note(
-        f"{settings.run.max_steps} steps ({settings.run.device}, {settings.run.dtype}, {settings.run.threads} threads)"
-    )
-
-
-def _measure_before(folder: RunFolder, pupil: Pupil, asked: Prompts, reward: Reward) -> dict[str, Any]:
-    """The rewards of the parent's answers to held-out prompts, measured once.
-
-    Raises:
-        RunFailed: a resumed run has lost them.
-    """
-    file = folder.path / BEFORE
-    if not file.is_file():
-        if folder.resumes_from:
-            raise RunFailed(f"{file}: missing; it was written before the first step. Start a new run")
-        found = pupil.measure(pupil.model, asked.held_out[: pupil.settings.validation.at_end], "end", reward)
-        folder.write(BEFORE, json.dumps(found))
-    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _finish(
@@ -187,7 +168,7 @@ def _finish(
     Returns:
         the `--json` object of `rlhf grpo`.
     """
-    held_out: Sequence[Asked] = asked.held_out[: settings.validation.at_end]
+    held_out = asked.held_out[: settings.validation.at_end]
     result: dict[str, Any] = {
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -197,11 +178,10 @@ def _finish(
         proving = [one.ids for one in held_out[:4]]
         saved, proof = published.write(partial, pupil.model, pupil.tokenizer, pupil.stop_ids, proving)
         after = pupil.measure(saved.to(settings.run.device), held_out, "end", reward)
-        told = {name: after[name] for name in ("kl", "stopped_share", "answer_tokens")}
         result |= {
             "reward_after": fmean(after["scores"]),
             "reward_gain": asdict(paired_difference(before["scores"], after["scores"])),
-            **told,
+            **{name: after[name] for name in ("kl", "stopped_share", "answer_tokens")},
             "held_out": len(held_out),
             "prompts": len(asked.train),
             "too_long": asked.num_too_long,
@@ -210,27 +190,22 @@ def _finish(
             **proof,
         }
         lines = _lines(settings, reward, result)
-        card = model_card.write(folder.path.name, lineage.read(folder.path), lines)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        published.card(folder, partial, lines)
     plots.reinforcement(read_metrics(folder.path), folder.path / "reward.png")
-    text = [f"# {folder.path}", "", *(f"- {line}" for line in lines), *table(after["samples"]), ""]
-    folder.write_summary("\n".join([*text, f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"]))
+    last = f"Talk to it: fledge chat {folder.path}; curves: {folder.path}/reward.png"
+    told.write_summary(folder, lines, after["samples"], last)
     return result
 
 
 def _lines(settings: GrpoConfig, reward: Reward, result: dict[str, Any]) -> list[str]:
     """The results in sentences."""
-    gain = result["reward_gain"]
     lines = [
-        f"reward ({reward.name}) of {result['held_out']} answers to held-out prompts: {result['reward_after']:.4g}, "
-        f"{result['reward_before']:.4g} before; difference {gain['value']:+.3g} "
-        f"({gain['low']:+.3g} to {gain['high']:+.3g})",
-        f"KL from the parent: {result['kl']:.3f} nats an answer; {result['answer_tokens']:.1f} tokens an answer, "
-        f"{result['stopped_share']:.0%} end by themselves",
+        told.gained(f"reward ({reward.name})", result),
+        told.distance(result),
         f"{result['steps'] * settings.batch.examples // settings.group.passes} answers to {result['prompts']} prompts, "
         f"{console.format_count(result['tokens'])} tokens; the weights are those of step {result['best_step']}, the "
         "best by held-out reward",
     ]
-    if gain["low"] <= 0:
+    if result["reward_gain"]["low"] <= 0:
         lines.append("the interval of the difference holds 0: it is not shown that anything was learned")
     return lines + published.sentences(result)

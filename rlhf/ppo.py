@@ -1,6 +1,5 @@
 """`fledge rlhf ppo`: a model trained by PPO against a reward."""
 
-import json
 import time
 from dataclasses import asdict
 from statistics import fmean, stdev
@@ -9,21 +8,18 @@ from typing import Any
 import torch
 
 from eval.intervals import paired_difference
-from fledge import checkpoints, config, console, device, lineage, model_card, plots, processes
+from finetune import published
+from fledge import checkpoints, config, console, device, plots, processes
 from fledge.deepspeed_engine import require_deepspeed
 from fledge.errors import ConfigError, RunFailed
 from fledge.metrics_log import read_metrics
 from fledge.models import folder as model_folder
-from fledge.rundir import RunFolder, require_disk
-from rlhf import diagnosis, rollout
+from fledge.rundir import RunFolder
+from rlhf import diagnosis, rollout, told
 from rlhf.cast import Cast, share
 from rlhf.config import PpoConfig
 from rlhf.learning import Learner, explained_variance
-from rlhf.pupil import table
-from rlhf.rollout import Episode
 from rlhf.session import Session
-
-BEFORE = "before.json"  # what the parent's answers to the held-out prompts scored; a resumed run must still know it
 
 
 def run(settings: PpoConfig, folder: RunFolder) -> dict[str, Any]:
@@ -39,10 +35,8 @@ def run(settings: PpoConfig, folder: RunFolder) -> dict[str, Any]:
     session = Session(settings, *cast.trained())
     if folder.resumes_from:
         session.restore(folder.resumes_from)
-    else:
-        _check_disk(cast, folder)
     _announce(cast)
-    before = _measure_before(cast, folder)
+    before = published.before(folder, lambda: _measure(cast, settings.validation.at_end, "end"))
     _loop(cast, session, folder)
     return _finish(cast, session, folder, before)
 
@@ -76,14 +70,6 @@ def _plain_values(settings: PpoConfig) -> PpoConfig:
     return config.with_values(settings, values)
 
 
-def _check_disk(cast: Cast, folder: RunFolder) -> None:
-    # Weights and two moments of policy and critic a checkpoint; one more while the oldest is not deleted, the best.
-    size = 4 * sum(p.numel() for model in (cast.policy.model, cast.critic) for p in model.parameters())
-    require_disk(
-        folder.path, 3 * size * (cast.settings.run.keep_checkpoints + 2) + size, "the checkpoints and the model"
-    )
-
-
 def _announce(cast: Cast) -> None:
     settings, count = cast.settings, console.format_count
     parameters = sum(p.numel() for p in cast.policy.model.parameters())
@@ -98,46 +84,21 @@ def _announce(cast: Cast) -> None:
     )
 
 
-def _measure_before(cast: Cast, folder: RunFolder) -> dict[str, Any]:
-    """Scores of the parent's answers to held-out prompts, and what a check says of it; measured once."""
-    file = folder.path / BEFORE
-    if file.is_file():
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    if folder.resumes_from:
-        raise RunFailed(f"{file}: missing; it was written before the first step. Start a new run")
-    before = _measure(cast, cast.settings.validation.at_end, "end")
-    processes.wait_for_all()
-    folder.write(BEFORE, json.dumps(before))
-    processes.wait_for_all()
-    return before
-
-
 def _measure(cast: Cast, num_prompts: int, occasion: str) -> dict[str, Any]:
     """The policy's answers to the first held-out prompts: scores of each, and means.
 
     Args:
         occasion: of the random numbers: others in the end than in the checks, where luck helps to pick the best step.
     """
-    asked, episodes = _answer_held_out(cast, num_prompts, occasion)
-    found: dict[str, Any] = {"scores": [episode.score for episode in episodes]}
-    if cast.gold:
-        texts = [episode.text for episode in episodes]
-        found["gold_scores"] = cast.gold.score([one.row for one in asked], texts)
-    return found | {
-        "kl": fmean(episode.kl for episode in episodes),
-        "stopped_share": fmean(episode.is_stopped for episode in episodes),
-        "answer_tokens": fmean(len(episode.answer) for episode in episodes),
-        "samples": [
-            {"prompt": one.messages[-1]["content"], "text": e.text, "reward": e.score, "kl": e.kl}
-            for one, e in zip(asked[: cast.settings.validation.samples], episodes, strict=False)
-        ],
-    }
-
-
-def _answer_held_out(cast: Cast, num_prompts: int, occasion: str) -> tuple[list[Any], list[Episode]]:
     asked = cast.prompts.held_out[:num_prompts]
     mine = share(asked)
-    return asked, cast.judge(mine, cast.write(mine, occasion), with_values=False)
+    episodes = cast.judge(mine, cast.write(mine, occasion), with_values=False)
+    written, scores = [episode.answer for episode in episodes], [episode.score for episode in episodes]
+    kls = [episode.kl for episode in episodes]
+    found = told.measured(asked, written, kls, scores, cast.settings.validation.samples)
+    if cast.gold:
+        found["gold_scores"] = cast.gold.score([one.row for one in asked], [answer.text for answer in written])
+    return found
 
 
 def _loop(cast: Cast, session: Session, folder: RunFolder) -> None:
@@ -215,8 +176,8 @@ def _step(cast: Cast, session: Session, learner: Learner) -> dict[str, Any]:
         "reward": fmean(episode.score for episode in episodes),
         "kl": kl,
         "kl_weight": session.kl.weight,
-        "answer_tokens": fmean(len(episode.answer) for episode in episodes),
-        "stopped_share": fmean(episode.is_stopped for episode in episodes),
+        "answer_tokens": fmean(len(episode.answer.ids) for episode in episodes),
+        "stopped_share": fmean(episode.answer.has_stopped for episode in episodes),
         "entropy": learned.entropy,
         "policy_loss": learned.policy_loss,
         "value_loss": learned.value_loss,
@@ -232,7 +193,7 @@ def _step(cast: Cast, session: Session, learner: Learner) -> dict[str, Any]:
     counters.step += 1
     counters.updates += learned.updates
     counters.episodes += len(episodes)
-    counters.tokens += sum(len(episode.answer) for episode in episodes)
+    counters.tokens += sum(len(episode.answer.ids) for episode in episodes)
     return metrics
 
 
@@ -309,9 +270,13 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
     findings = [finding.text for finding in diagnosis.of_run(metrics, cast.settings)]
     result["diagnosis"] = findings
     if processes.is_first():
-        _publish(cast, folder, result, _lines(cast, result))
+        lines = _lines(cast, result)
+        _publish(cast, folder, lines)
         plots.reinforcement(metrics, folder.path / "reward.png")
-        folder.write_summary(_summary(cast, folder, result, _lines(cast, result)))
+        samples = [sample for sample in folder.samples() if sample["step"] == result["best_step"]]
+        command = "chat" if cast.tokenizer.chat_template else "pretrain sample"
+        last = f"Try it: fledge {command} {folder.path}; curves: {folder.path}/reward.png"
+        told.write_summary(folder, lines, samples, last)
     return result
 
 
@@ -327,7 +292,7 @@ def _take_best(session: Session, folder: RunFolder) -> None:
         session.restore_actor(checkpoint)
 
 
-def _publish(cast: Cast, folder: RunFolder, result: dict[str, Any], lines: list[str]) -> None:
+def _publish(cast: Cast, folder: RunFolder, lines: list[str]) -> None:
     model = cast.final_model()
     with folder.publish("model") as partial:
         if hasattr(model, "hidden"):
@@ -338,39 +303,19 @@ def _publish(cast: Cast, folder: RunFolder, result: dict[str, Any], lines: list[
         else:
             model.save_pretrained(partial)
         cast.tokenizer.save(partial)
-        card = model_card.write(folder.path.name, lineage.read(folder.path), lines)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        published.card(folder, partial, lines)
 
 
 def _lines(cast: Cast, result: dict[str, Any]) -> list[str]:
     """The results in sentences."""
-
-    def changed(what: str, stem: str) -> str:
-        gain = result[f"{stem}_gain"]
-        return (
-            f"{what} of {result['held_out']} answers to held-out prompts: {result[f'{stem}_after']:.4g}, "
-            f"{result[f'{stem}_before']:.4g} before; difference {gain['value']:+.3g} "
-            f"({gain['low']:+.3g} to {gain['high']:+.3g})"
-        )
-
     lines = [
-        changed(f"reward ({cast.reward.name})", "reward"),
-        f"KL from the parent: {result['kl']:.3f} nats an answer; {result['answer_tokens']:.1f} tokens an answer, "
-        f"{result['stopped_share']:.0%} end by themselves",
+        told.gained(f"reward ({cast.reward.name})", result),
+        told.distance(result),
         f"{result['episodes']} answers in {result['steps']} steps, {result['updates']} updates; the weights are those "
         f"of step {result['best_step']}, the best by held-out reward",
     ]
     if cast.gold:
-        lines.insert(1, changed(f"gold reward ({cast.gold.name}, never learned from)", "gold_reward"))
+        lines.insert(1, told.gained(f"gold reward ({cast.gold.name}, never learned from)", result, "gold_reward"))
     if result["stopped_early_at"]:
         lines.append(f"stopped at step {result['stopped_early_at']}: the KL budget was spent")
     return lines + [f"warning: {text}" for text in result["diagnosis"]]
-
-
-def _summary(cast: Cast, folder: RunFolder, result: dict[str, Any], lines: list[str]) -> str:
-    text = [f"# {folder.path}", "", *(f"- {line}" for line in lines)]
-    last = [sample for sample in folder.samples() if sample["step"] == result["best_step"]]
-    text += table(last)
-    command = "chat" if cast.tokenizer.chat_template else "pretrain sample"
-    text += ["", f"Try it: fledge {command} {folder.path}; curves: {folder.path}/reward.png"]
-    return "\n".join(text)

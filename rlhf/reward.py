@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from eval.reward import RewardModel
-from finetune import calibration
-from fledge import console, lineage, model_card, plots, trainer_bridge
+from finetune import calibration, published
+from fledge import console, plots, trainer_bridge
 from fledge.data import preferences
 from fledge.data import sources as src
-from fledge.data.preferences import Pair, Preferences
+from fledge.data.preferences import Pair
 from fledge.errors import DataError
 from fledge.metrics_log import read_metrics
 from fledge.models import adapters, classifier
 from fledge.models.classifier import pad
 from fledge.models.folder import find_model
-from fledge.rundir import RunFolder, require_disk
+from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Batch, Job, Progress
 from rlhf import preference_baselines, reward_verdict
@@ -36,55 +36,50 @@ class Row:
     margin: float  # by which the chosen one should lead at least
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The pairs by what they are for; no prompt is in two parts."""
-
-    train: list[Pair]
-    validation: list[Pair]
-    test: list[Pair]
-
-
 def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
     """Train and measure a reward model in a run folder; see RewardConfig."""
     data = preferences.read(settings.data, settings.test_share, settings.max_bad_share)
     train, validation = preferences.split(data.train, settings.validation.share, settings.test_share)
     if not train:
         raise DataError(f"{', '.join(settings.data)}: nothing to train on; give pairs for three prompts or more")
-    parts = Parts(train, validation, data.held_out)
+    test = data.held_out
     if settings.margin and not all(pair.strength is not None for pair in train):
         raise DataError(f"--margin {settings.margin:g}: not all pairs have a '{preferences.STRENGTH}'; take 0")
     torch.manual_seed(settings.run.seed)
-    made = RewardModel(classifier.from_base(settings.model, ["reward"]))
-    rows = encode(made, parts.train, settings.margin)
-    checked = encode(made, parts.validation)
+    own = classifier.from_base(settings.model, ["reward"])
+    made = RewardModel(own)
+    rows = encode(made, train, settings.margin)
+    checked = encode(made, validation)
     settings = trainer_bridge.resolved(settings, len(rows))
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
-    _record(settings, folder, data, made)
+    read = {"sources": src.describe(data.sources), "pairs": len(data.train) + len(data.held_out)}
+    published.record(folder, settings.run, find_model(settings.model), own.tokenizer, own.model, data=read)
     facts: dict[str, Any] = {
-        "train_pairs": len(parts.train),
-        "validation_pairs": len(parts.validation),
+        "train_pairs": len(train),
+        "validation_pairs": len(validation),
         "duplicates": data.duplicates,
         "rejects": data.rejects,
     }
     console.note(
-        f"{len(train)} pairs to train on, {len(validation)} to validate, {len(parts.test)} to test; "
+        f"{len(train)} pairs to train on, {len(validation)} to validate, {len(test)} to test; "
         f"{settings.run.max_steps} steps of {settings.batch.examples} ({settings.run.device}, {settings.run.dtype})"
     )
     progress = _train(settings, folder, made, rows, checked)
-    facts |= {"steps": progress.step, "best_step": progress.best_step} | _merge(made, checked[:16])
+    facts |= {"steps": progress.step, "best_step": progress.best_step}
+    facts |= published.merge(own, [ids for row in checked[:16] for ids in (row.chosen, row.rejected)])
     facts["temperature"] = _calibrate(made, checked)
-    test = encode(made, parts.test)
+    reward_N2 = rewards(made, encode(made, test))
     facts["cut"] = made.num_cut
     if made.num_cut:
         console.warn(f"{made.num_cut} answers with their prompts are longer than the context: beginnings left out")
-    reward_N2 = rewards(made, test)
-    baselines = preference_baselines.margins(parts.train, parts.test)
-    _write(folder, parts.test, reward_N2, baselines)
+    baselines = preference_baselines.margins(train, test)
+    _write(folder, test, reward_N2, baselines)
     plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", {"chance": np.log(2)}, "loss", "nats/pair")
-    result = reward_verdict.give(folder, parts.test, reward_N2[:, 0] - reward_N2[:, 1], baselines, facts)
-    _publish(folder, made, result)
+    result = reward_verdict.give(folder, test, reward_N2[:, 0] - reward_N2[:, 1], baselines, facts)
+    with folder.publish("model") as partial:
+        own.save(partial)
+        published.card(folder, partial, reward_verdict.sentences(result))
     return result
 
 
@@ -111,22 +106,6 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
         "margin": torch.tensor([row.margin for row in rows]),
         "num_tokens": int(is_real_BT.sum()),
     }
-
-
-def _record(settings: RewardConfig, folder: RunFolder, data: Preferences, made: RewardModel) -> None:
-    """Check the disk, and write parents and data to lineage.json."""
-    size = 4 * sum(parameter.numel() for parameter in made.inner.model.parameters())
-    needed = 3 * size * (settings.run.keep_checkpoints + 2) + size
-    require_disk(folder.path, needed, "the checkpoints and the model")
-    facts = {
-        "parents": [lineage.parent(find_model(settings.model), "model")],
-        "tokenizer": made.inner.tokenizer.fingerprint,
-        "chat_template": lineage.sha256_text(made.inner.tokenizer.chat_template or ""),
-        "data": {"sources": src.describe(data.sources), "pairs": len(data.train) + len(data.held_out)},
-    }
-    if folder.resumes_from:
-        lineage.require_same(folder.path, facts)
-    folder.add_lineage(**facts)
 
 
 def _train(
@@ -160,15 +139,6 @@ def _train(
     return trainer_bridge.train(job, settings, folder, "trl-reward")
 
 
-def _merge(made: RewardModel, rows: Sequence[Row]) -> dict[str, Any]:
-    """Put adapters, if there are any, into the weights; how far that moved a reward."""
-    if not hasattr(made.inner.model, "merge_and_unload"):
-        return {}
-    before = rewards(made, rows)
-    made.inner.model = made.inner.model.merge_and_unload()
-    return {"merge_max_logit_difference": float(np.abs(rewards(made, rows) - before).max())}
-
-
 def _calibrate(made: RewardModel, rows: Sequence[Row]) -> float:
     """Put into the head the temperature at which sigmoid(difference) is best as a probability on these pairs."""
     found = calibration.temperature(rewards(made, rows), np.zeros(len(rows), dtype=int))
@@ -193,10 +163,3 @@ def _write(folder: RunFolder, pairs: Sequence[Pair], reward_N2: np.ndarray, base
         }
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     folder.write(reward_verdict.PREDICTIONS, "".join(lines))
-
-
-def _publish(folder: RunFolder, made: RewardModel, result: dict[str, Any]) -> None:
-    with folder.publish("model") as partial:
-        made.inner.save(partial)
-        card = model_card.write(folder.path.name, lineage.read(folder.path), reward_verdict.sentences(result))
-        (partial / "README.md").write_text(card, encoding="utf-8")

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from statistics import fmean
 from typing import Any
 
@@ -17,13 +18,22 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fledge.models import generation
-from fledge.models.generation import Completion, Sampling
+from fledge.models.generation import Sampling
 from fledge.tokens import TextTokenizer
 from rlhf.advantage import estimate, whiten
-from rlhf.config import AdvantageConfig, RewardShapeConfig
+from rlhf.config import AdvantageConfig, RewardShapeConfig, SamplingConfig
 from rlhf.kl import ESTIMATORS
 from rlhf.policy import Answers
-from rlhf.prompts import Asked
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer as it was sampled."""
+
+    ids: list[int]  # with the one that ended it
+    logprobs: list[float]  # of each id, under the policy that sampled
+    text: str  # without what ended it
+    has_stopped: bool  # by itself
 
 
 @dataclass(frozen=True)
@@ -31,18 +41,15 @@ class Episode:
     """A prompt, its answer, and what was thought of it when it was written."""
 
     prompt: list[int]
-    answer: list[int]  # with the id that ended it
-    text: str  # without it
-    is_stopped: bool  # the answer ended by itself
+    answer: Written
     score: float  # of the reward, before anything is done to it
-    logprob_N: Tensor  # float32, under the policy that sampled
     reference_N: Tensor  # float32, under the reference
     value_N: Tensor  # float32, of the critic
 
     @property
     def kl(self) -> float:
         """log(policy / reference) of the whole answer, nats."""
-        return float((self.logprob_N - self.reference_N).sum())
+        return float((torch.tensor(self.answer.logprobs) - self.reference_N).sum())
 
 
 @dataclass(frozen=True)
@@ -86,21 +93,32 @@ class RewardScale:
         return math.sqrt(self.squares / self.count) or 1.0 if self.count else 1.0
 
 
+def sampling_of(settings: SamplingConfig, stop_ids: tuple[int, ...], *occasion: Any) -> Sampling:
+    """How to sample on an occasion, such as a seed with a step's number: the same one draws the same numbers."""
+    return Sampling(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        stop_ids=stop_ids,
+        seed=int.from_bytes(blake2b(repr(occasion).encode(), digest_size=8).digest(), "little"),
+    )
+
+
 def write(
-    model: Any, asked: Sequence[Asked], sampling: Sampling, tokenizer: TextTokenizer, at_once: int
-) -> list[tuple[Completion, str]]:
-    """An answer to each prompt, and its text; prompts of like length are answered side by side."""
-    found: list[Any] = [None] * len(asked)
-    order = sorted(range(len(asked)), key=lambda row: len(asked[row].ids))
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, tokenizer: TextTokenizer, at_once: int
+) -> list[Written]:
+    """An answer to each prompt of ids; prompts of like length are answered side by side."""
+    found: dict[int, Written] = {}
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for start in range(0, len(order), at_once):
         rows = order[start : start + at_once]
         # Copies of a prompt in two batches would else draw the same random numbers.
         own = dataclasses.replace(sampling, seed=sampling.seed + start)
-        written = generation.generate(model, [asked[row].ids for row in rows], own)
-        for row, completion in zip(rows, written, strict=True):
-            ids = completion.ids[:-1] if completion.finish == "stop" else completion.ids
-            found[row] = completion, tokenizer.decode(ids)
-    return found
+        completions = generation.generate(model, [list(prompts[row]) for row in rows], own)
+        for row, completion in zip(rows, completions, strict=True):
+            ids, has_stopped = completion.ids, completion.finish == "stop"
+            text = tokenizer.decode(ids[:-1] if has_stopped else ids)
+            found[row] = Written(ids, completion.logprobs, text, has_stopped)
+    return [found[row] for row in range(len(prompts))]
 
 
 def prompts_of_step(num_prompts: int, num_episodes: int, seed: int, step: int) -> list[int]:
@@ -122,14 +140,15 @@ def lesson_of(
     advantage: AdvantageConfig,
 ) -> Lesson:
     """Token rewards, advantages and returns of some episodes; see `token_rewards` and `advantage.estimate`."""
-    answers = Answers([e.prompt for e in episodes], [e.answer for e in episodes])
+    answers = Answers([e.prompt for e in episodes], [e.answer.ids for e in episodes])
+    sampled = [torch.tensor(e.answer.logprobs) for e in episodes]
     logprob_BN, reference_BN, value_BN = (
-        pad_sequence([getattr(e, name) for e in episodes], batch_first=True)
-        for name in ("logprob_N", "reference_N", "value_N")
+        pad_sequence(rows, batch_first=True)
+        for rows in (sampled, [e.reference_N for e in episodes], [e.value_N for e in episodes])
     )
     lengths_B = torch.tensor(answers.lengths)
     is_token_BN = torch.arange(logprob_BN.shape[1]) < lengths_B[:, None]
-    scores = [e.score - (0 if e.is_stopped else reward.unfinished_penalty) for e in episodes]
+    scores = [e.score - (0 if e.answer.has_stopped else reward.unfinished_penalty) for e in episodes]
     if reward.scale == "running":
         scale.update(scores)
         scores = [score / scale.divisor for score in scores]

@@ -86,8 +86,8 @@ def test_how_many_are_written_at_once_changes_no_answer(
 ) -> None:
     model, sampling = folder.load_model(qwen3), Sampling(max_new_tokens=5)
     few, many = (drawn.draw(model, asked, 20, sampling, tokenizer, at_once, "x") for at_once in (1, 64))
-    assert [[c.ids for c, _ in row] for row in few] == [[c.ids for c, _ in row] for row in many]
-    assert all(len({tuple(c.ids) for c, _ in row}) == 20 for row in few)
+    assert [[c.ids for c in row] for row in few] == [[c.ids for c in row] for row in many]
+    assert all(len({tuple(c.ids) for c in row}) == 20 for row in few)
 
 
 def test_kl_is_that_of_the_distributions(
@@ -114,9 +114,9 @@ def test_kl_of_an_answer_is_summed_over_its_tokens(
     written = drawn.draw(policy, asked, 2, sampling, tokenizer, 64, "policy")
     found = drawn.judge(asked, written, Judges(LENGTH, None), Policy(reference, TEMPERATURE), "policy")
     for row, (one, answers) in enumerate(zip(asked, written, strict=True)):
-        for place, (completion, _) in enumerate(answers):
+        for place, answer in enumerate(answers):
             expected, ids = 0.0, list(one.ids)
-            for token in completion.ids:
+            for token in answer.ids:
                 with torch.no_grad():
                     p, q = (
                         (model(torch.tensor([ids]))[0, -1] / TEMPERATURE).log_softmax(-1)[token]
@@ -133,7 +133,7 @@ def test_the_reference_is_at_no_distance_from_itself(qwen3: Path, tokenizer: Tex
     found = drawn.judge(asked, written, Judges(LENGTH, LENGTH), Policy(model), "x")
     np.testing.assert_allclose(found.kl, 0, atol=1e-5)
     assert found.gold is not None
-    assert found.reward.tolist() == found.gold.tolist() == [[len(text) for _, text in row] for row in written]
+    assert found.reward.tolist() == found.gold.tolist() == [[len(answer.text) for answer in row] for row in written]
 
 
 def test_an_answer_that_does_not_end_loses_reward_but_no_gold(

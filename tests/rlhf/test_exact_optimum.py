@@ -12,7 +12,7 @@ from rlhf.config import PpoConfig
 from rlhf.critic import Critic
 from rlhf.learning import Learner
 from rlhf.policy import Answers, Policy
-from rlhf.rollout import Episode, lesson_of
+from rlhf.rollout import Episode, Written, lesson_of
 from rlhf.session import Session
 
 VOCABULARY, EPISODES, PROMPT = 6, 256, [0]
@@ -52,7 +52,7 @@ def trained(scores: Tensor, kl_weight: float, steps: int) -> tuple[Tensor, Tenso
         answers = Answers([PROMPT] * EPISODES, [completion.ids for completion in written])
         values, references = critic.scored(answers), reference.scored(answers)
         episodes = [
-            Episode(PROMPT, c.ids, "", False, float(scores[tuple(c.ids)]), torch.tensor(c.logprobs), ref, value)
+            Episode(PROMPT, Written(c.ids, c.logprobs, "", False), float(scores[tuple(c.ids)]), ref, value)
             for c, ref, value in zip(written, references, values, strict=True)
         ]
         session.set_learning_rates()

@@ -9,18 +9,14 @@ from fledge.models.folder import load_model
 from fledge.models.generation import Sampling
 from fledge.tokens import TextTokenizer
 from rlhf.config import AdvantageConfig, RewardShapeConfig
-from rlhf.prompts import Asked
-from rlhf.rollout import Episode, RewardScale, lesson_of, prompts_of_step, token_rewards, write
+from rlhf.rollout import Episode, RewardScale, Written, lesson_of, prompts_of_step, token_rewards, write
 
 
 def episode(num_tokens: int, score: float, is_stopped: bool = True, ratio: float = 0.0) -> Episode:
     return Episode(
         prompt=[1] * 3,
-        answer=[2] * num_tokens,
-        text="",
-        is_stopped=is_stopped,
+        answer=Written([2] * num_tokens, [-1.0 + ratio] * num_tokens, "", is_stopped),
         score=score,
-        logprob_N=torch.full((num_tokens,), -1.0 + ratio),
         reference_N=torch.full((num_tokens,), -1.0),
         value_N=torch.zeros(num_tokens),
     )
@@ -77,9 +73,8 @@ def test_padding_of_a_batch_does_not_move_its_lesson() -> None:
 
 
 def test_copies_of_a_prompt_get_answers_of_their_own(qwen3: Path, tokenizer: TextTokenizer) -> None:
-    asked = [Asked({"prompt": "x"}, [{"role": "user", "content": "x"}], [5, 6, 7])] * 8
-    written = write(load_model(qwen3), asked, Sampling(max_new_tokens=6), tokenizer, at_once=4)
-    assert len({tuple(completion.ids) for completion, _ in written}) == 8
+    written = write(load_model(qwen3), [[5, 6, 7]] * 8, Sampling(max_new_tokens=6), tokenizer, at_once=4)
+    assert len({tuple(answer.ids) for answer in written}) == 8
 
 
 def test_prompts_come_pass_after_pass_and_each_once_a_pass() -> None:
