@@ -32,7 +32,7 @@ class Wanted:
     limit: int | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Line:
     """One model's value of one metric, and what it is against the first model's."""
 
@@ -163,16 +163,12 @@ def _line(task: str, metric: str, model: str, seeds: Sequence[Result], first: Se
 
 def _judged(lines: list[Line]) -> list[Line]:
     """The lines with p-values corrected for their number, and what is worse or better for certain."""
-    judged = [line for line in lines if line.difference and line.metric not in NEUTRAL]
-    corrected = intervals.holm([line.difference.p for line in judged if line.difference])
-    p_of = {id(line): p for line, p in zip(judged, corrected, strict=True)}
-    return [Line(**(vars(line) | _verdict(line, p_of[id(line)]))) if id(line) in p_of else line for line in lines]
-
-
-def _verdict(line: Line, p: float) -> dict[str, Any]:
-    assert line.difference is not None
-    is_worse = (line.difference.value > 0) == (line.metric in harness.LOWER_IS_BETTER)
-    return {"p_holm": p, "verdict": ("worse" if is_worse else "better") if p < SIGNIFICANT else ""}
+    told = [(line, line.difference) for line in lines if line.difference and line.metric not in NEUTRAL]
+    corrected = intervals.holm([difference.p for _, difference in told])
+    for (line, difference), p in zip(told, corrected, strict=True):
+        is_worse = (difference.value > 0) == (line.metric in harness.LOWER_IS_BETTER)
+        line.p_holm, line.verdict = p, ("worse" if is_worse else "better") if p < SIGNIFICANT else ""
+    return lines
 
 
 def _table(lines: Sequence[Line]) -> str:

@@ -123,16 +123,17 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     scores = (kind.measure if hasattr(kind, "measure") else _measure_items)(subject, task, limit)
     sets = dict.fromkeys(item.set for item in scores.items)
     names = dict.fromkeys(name for item in scores.items for name in item.values)
-    estimates = {name: of_sets(scores.items, name) for name in names}
-    whole = {name: overall(scores.items, name) for name in names}
-    per_set = {key: {name: e[key] for name, e in estimates.items() if key in e} for key in sets}
+    per_set = {name: of_sets(scores.items, name) for name in names}
+    whole = {name: intervals.mean_of(list(found.values())) for name, found in per_set.items()}
     return {
         "metrics": {
-            name: _as_json(estimate, scores.baselines.get(name), scores.ceilings.get(name))
+            name: _beside_limits(estimate, scores.baselines.get(name), scores.ceilings.get(name))
             for name, estimate in (whole | scores.pooled).items()
         },
         "sets": {
-            key: {name: _finite(e) for name, e in values.items()} for key, values in per_set.items() if len(sets) > 1
+            key: {name: as_json(found[key]) for name, found in per_set.items() if key in found}
+            for key in sets
+            if len(sets) > 1
         },
         "items": _per_item(scores.items, list(names)),
         "settings": {"dtype": "float32"} | scores.settings,
@@ -232,13 +233,13 @@ def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
     return intervals.ratio(parts, wholes, clusters)
 
 
-def _as_json(estimate: Estimate, baseline: float | None, ceiling: float | None) -> dict[str, Any]:
+def _beside_limits(estimate: Estimate, baseline: float | None, ceiling: float | None) -> dict[str, Any]:
     detectable = intervals.detectable(estimate)
-    found = _finite(estimate) | {"baseline": baseline, "detectable": detectable if isfinite(detectable) else None}
+    found = as_json(estimate) | {"baseline": baseline, "detectable": detectable if isfinite(detectable) else None}
     return found if ceiling is None else found | {"ceiling": ceiling}
 
 
-def _finite(estimate: Estimate) -> dict[str, Any]:
+def as_json(estimate: Estimate) -> dict[str, Any]:
     """As JSON has it: null for an interval that is not known, because there is one item only."""
     return {name: value if isfinite(value) else None for name, value in vars(estimate).items()}
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from fledge.engine import TorchEngine
-from fledge.errors import FledgeError
 from fledge.models import adapters, decoding
 from fledge.models.folder import load_model
 from fledge.models.generation import context_of
@@ -292,11 +291,3 @@ def _between(case: Case, model: Any, expected: Sequence[Tensor]) -> Measured:
 def _distance(one: Tensor, other: Tensor) -> float:
     """The largest difference of log-probabilities, over tokens that are not hopeless in both."""
     return float((one.clamp(min=-20) - other.clamp(min=-20)).abs().max())
-
-
-def outcome_of(check: Callable[[Case], Outcome], case: Case) -> Outcome:
-    """What a check says; an error that a user can cause is its answer, too."""
-    try:
-        return check(case)
-    except FledgeError as error:
-        return str(error)

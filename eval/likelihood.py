@@ -166,8 +166,10 @@ class Scorer:
         with console.progress("scoring", sum(len(tree.ids) for tree in trees), "tokens") as bar:
             while waiting:
                 batch = waiting[: self._rows_of(len(trees[waiting[0]].ids))]
-                scores = self._try([trees[i] for i in batch], low)
-                if scores is None:
+                try:
+                    scores = self._score_batch([trees[i] for i in batch], low)
+                except RuntimeError as error:
+                    self._batch_size = halved(len(batch), error)
                     continue
                 found.update(zip(batch, scores, strict=True))
                 waiting = waiting[len(batch) :]
@@ -179,14 +181,6 @@ class Scorer:
         if not self._is_ours:
             rows = min(rows, max(1, FULL_LOGITS // (longest * self._model.config.get_text_config().vocab_size)))
         return rows
-
-    def _try(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]] | None:
-        """The scores of one batch; None after making batches smaller because it did not fit into memory."""
-        try:
-            return self._score_batch(trees, low)
-        except RuntimeError as error:
-            self._batch_size = halved(len(trees), error)
-            return None
 
     @torch.inference_mode()
     def _score_batch(self, trees: Sequence[TokenTree], low: bool) -> list[list[TokenScores]]:

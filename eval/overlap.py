@@ -9,7 +9,6 @@ import codecs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +107,9 @@ def split_scores(measured: Mapping[str, Any], judged: Sequence[Judged]) -> dict[
                 plain = Ratio(*value) if isinstance(value, list) else value
                 part = "dirty" if share[name, where] else "clean"
                 scores[part].append(ItemScore(where, name, cluster, {metric: plain}))
-        found[metric] = {part: _estimate(own, metric) for part, own in scores.items() if own}
+        parts = {part: harness.overall(own, metric) for part, own in scores.items() if own}
+        found[metric] = {part: harness.as_json(estimate) for part, estimate in parts.items()}
     return found
-
-
-def _estimate(scores: list[ItemScore], metric: str) -> dict[str, Any]:
-    found = vars(harness.overall(scores, metric))
-    return {key: number if isfinite(number) else None for key, number in found.items()}
 
 
 def _items(name: str, task: TaskConfig, limit: int | None) -> list[Item]:

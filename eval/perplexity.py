@@ -6,7 +6,7 @@ never scored, and a byte counts where its token is scored, whether the token is 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log
+from math import exp, log
 
 import numpy as np
 
@@ -92,25 +92,25 @@ def perplexity(items: Sequence[ItemScore]) -> Estimate:
 
 
 def scores_of(
-    scorer: Scorer,
+    subject: Subject,
     found: Sequence[tuple[str, Tokens]],
-    token_bytes: Sequence[bytes],
-    baselines: dict[str, float],
+    baseline: tuple[float, str] | None,
     settings: dict[str, object],
 ) -> Scores:
-    """What a task of text has to say."""
-    items = score_windows(scorer, found, token_bytes)
-    return Scores(items, baselines, {"perplexity": perplexity(items)}, settings | {"windows": len(found)})
+    """What a task of text has to say of its windows.
+
+    Args:
+        baseline: bits per byte, and what they are of.
+    """
+    items = score_windows(subject.scorer, found, subject.tokenizer.token_bytes())
+    baselines = {"bits_per_byte": baseline[0]} if baseline else {}
+    settings |= {"baseline": baseline[1] if baseline else "", "windows": len(found)}
+    return Scores(items, baselines, {"perplexity": perplexity(items)}, settings)
 
 
-def ngram_baseline(subject: Subject, pieces: Sequence[np.ndarray]) -> tuple[float | None, str]:
+def ngram_baseline(subject: Subject, pieces: Sequence[np.ndarray]) -> tuple[float, str] | None:
     """Bits per byte of texts under a 5-gram model of the run's own training text, and its name; None without one."""
     model = subject.ngrams
     if model is None:
-        return None, ""
+        return None
     return ngram_bits_per_byte(model, pieces, subject.tokenizer.token_bytes()), model.name
-
-
-def stream_windows(length: int, context: int) -> list[int]:
-    """Where the windows of a stream of ids begin, side by side."""
-    return [i * context for i in range(max(1, ceil((length - 1) / context)))]

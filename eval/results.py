@@ -14,7 +14,7 @@ from fledge.models.folder import find_model
 from tokenizer import shards
 
 # Raised whenever numbers may differ from those of the version before; older results are measured again.
-VERSION = 1
+VERSION = 2  # since the 5-gram model is among the baselines
 FOLDER = "eval"
 
 
@@ -54,12 +54,8 @@ def measured(
 
 def read_all(run: Path) -> list[dict[str, Any]]:
     """All results in a run's folder, in order of name; those of another version are left out aloud."""
-    found = []
-    for file in sorted((run / FOLDER).glob("*.json")):
-        content = _load(file)
-        if content is not None:
-            found.append(content)
-    return found
+    files = sorted((run / FOLDER).glob("*.json"))
+    return [content for content in map(_load, files) if content is not None]
 
 
 def _read(file: Path, subject: Subject, digest: str) -> dict[str, Any] | None:
@@ -69,9 +65,8 @@ def _read(file: Path, subject: Subject, digest: str) -> dict[str, Any] | None:
     if content["model"]["sha256"] != subject.sha256:
         console.note(f"{file}: of other weights; measuring again")
         return None
-    if content["task_sha256"] != digest or content["model"].get("text") != _text(subject):
-        return None
-    return content
+    is_same = content["task_sha256"] == digest and content["model"]["text"] == _text(subject)
+    return content if is_same else None
 
 
 def _load(file: Path) -> dict[str, Any] | None:
@@ -106,5 +101,5 @@ def _named(task: TaskConfig) -> list[str]:
 
 def _text(subject: Subject) -> str | None:
     """Of the model's own text, which some tasks are about and some baselines are counted in."""
-    folder = subject.shards()
+    folder = subject.shards
     return lineage.sha256_file(folder / shards.INDEX) if folder else None

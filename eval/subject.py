@@ -73,7 +73,8 @@ class Subject:
         return lineage.sha256_folder(self.path)
 
     @cached_property
-    def _shards(self) -> Path | None:
+    def shards(self) -> Path | None:
+        """The token shards that the model, or the nearest of its parents, was trained on; None, aloud, if gone."""
         run = self.run
         while run is not None:
             parents = {parent["kind"]: parent for parent in lineage.read(run)["parents"]}
@@ -89,14 +90,10 @@ class Subject:
             run = above if above and (above / "lineage.json").is_file() else None
         return None
 
-    def shards(self) -> Path | None:
-        """The token shards that the model, or the nearest of its parents, was trained on; None, aloud, if gone."""
-        return self._shards
-
     @cached_property
     def ngrams(self) -> NgramModel | None:
         """A 5-gram model of the model's training text; None where that is not here."""
-        folder = self.shards()
+        folder = self.shards
         if folder is None:
             return None
         stream = shards.open_split(folder, "train")
@@ -106,7 +103,7 @@ class Subject:
     @cached_property
     def village(self) -> tuple[str, int] | None:
         """The one village, name and seed, whose stories the model was pretrained on; None for other models."""
-        folder = self.shards()
+        folder = self.shards
         names = shards.read_index(folder).facts.get("sources", []) if folder else []
         if not names or not all(spec.is_spec(str(name)) for name in names):
             return None

@@ -66,11 +66,6 @@ class TokenTree:
     @classmethod
     def of(cls, sequences: Sequence[Tokens]) -> "TokenTree":
         """The tree of some sequences."""
-        if len(sequences) == 1:
-            (only,) = sequences
-            size, ids = len(only.ids) - 1, list(only.ids)
-            edges = [(j - 1, ids[j]) for j in range(only.start, size + 1)]
-            return cls(ids[:-1], list(range(-1, size - 1)), list(range(size)), edges, [np.arange(len(edges))])
         nodes: dict[tuple[int, int], int] = {}
         edge_numbers: dict[tuple[int, int], int] = {}
         parents, depths, paths = [], [], []

@@ -26,7 +26,7 @@ _READ = 1 << 20  # ids of the stream at once
 
 def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     """Continue the beginnings of documents, evenly spread over the shards (the task's data, or the run's own)."""
-    folder = shards.find_folder(task.data[0]) if task.data else subject.shards()
+    folder = shards.find_folder(task.data[0]) if task.data else subject.shards
     if folder is None:
         raise DoesNotApply("the token shards it was trained on are not here; give them with --data SHARDS")
     shards.check_tokenizer(folder, subject.tokenizer)

@@ -71,6 +71,11 @@ def _values(item: Item, answers: Sequence[Answer]) -> tuple[list[float], list[fl
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:
     """The better of chance and of always the same place."""
+    return dict.fromkeys(("accuracy", "accuracy_normalised"), blind(items))
+
+
+def blind(items: Sequence[Item]) -> float:
+    """The accuracy of who does not read the choices: chance, or always the same place where that is better."""
     chance = sum(1 / len(item.requests) for item in items) / len(items)
-    (_, most), *_ = Counter(item.facts["gold"] for item in items).most_common(1)
-    return dict.fromkeys(("accuracy", "accuracy_normalised"), max(chance, most / len(items)))
+    ((_, most),) = Counter(item.facts["gold"] for item in items).most_common(1)
+    return max(chance, most / len(items))

@@ -14,19 +14,16 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     Raises:
         DoesNotApply: the model's own shards are not there.
     """
-    folder = subject.shards()
+    folder = subject.shards
     split = shards.read_index(folder).splits.get("validation") if folder else None
     if folder is None or split is None or split.num_tokens == 0:
         raise DoesNotApply("the model's run has no validation text here; --task perplexity takes any text")
     stream = shards.open_split(folder, "validation")
-    context, table = subject.scorer.context, subject.tokenizer.token_bytes()
-    starts = perplexity.stream_windows(stream.num_tokens, context)
-    chosen = [starts[i] for i in perplexity.spread(len(starts), limit)]
+    context = subject.scorer.context
+    starts = range(0, max(1, stream.num_tokens - 1), context)
     found = []
-    for start in chosen:
+    for start in (starts[i] for i in perplexity.spread(len(starts), limit)):
         ids = stream.read(start, min(context + 1, stream.num_tokens - start))
         found.append((f"validation#{start}", Tokens(ids.tolist(), 1)))
-    baseline, name = perplexity.ngram_baseline(subject, [stream.read(0, stream.num_tokens)])
-    settings = {"text": "stream", "context": context, "stride": context, "baseline": name}
-    baselines = {"bits_per_byte": baseline} if baseline is not None else {}
-    return perplexity.scores_of(subject.scorer, found, table, baselines, settings)
+    baseline = perplexity.ngram_baseline(subject, [stream.read(0, stream.num_tokens)])
+    return perplexity.scores_of(subject, found, baseline, {"text": "stream", "context": context, "stride": context})

@@ -1,7 +1,5 @@
 """Bits per byte and perplexity of any text: each document by itself, a long one in windows (`stride`)."""
 
-import numpy as np
-
 from eval import perplexity
 from eval.baselines import compressed_bits_per_byte
 from eval.config import TaskConfig
@@ -24,16 +22,9 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     if not found:
         raise DataError(f"{', '.join(task.data)}: no text in it")
     found = [found[i] for i in perplexity.spread(len(found), limit)]
-    table = tokenizer.token_bytes()
-    baseline, name = perplexity.ngram_baseline(subject, [text.ids for text in texts])
+    baseline = perplexity.ngram_baseline(subject, [text.ids for text in texts])
     if baseline is None:
-        packed = b"".join(table[i] for text in texts for i in np.asarray(text.ids).tolist())
-        baseline, name = compressed_bits_per_byte(packed), "xz -9"
-    settings = {
-        "text": "documents",
-        "documents": len(texts),
-        "context": context,
-        "stride": task.stride or context,
-        "baseline": name,
-    }
-    return perplexity.scores_of(subject.scorer, found, table, {"bits_per_byte": baseline}, settings)
+        whole = tokenizer.decode_bytes([i for text in texts for i in text.ids.tolist()])
+        baseline = compressed_bits_per_byte(whole), "xz -9"
+    settings = {"text": "documents", "documents": len(texts), "context": context, "stride": task.stride or context}
+    return perplexity.scores_of(subject, found, baseline, settings)

@@ -3,12 +3,11 @@
 Only the continuation is scored (Trinh and Le 2018, arXiv 1806.02847, their partial scoring).
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 from eval.config import TaskConfig
 from eval.items import Answer, Item, LogLikelihood
-from eval.tasks.multiple_choice import gold_of
+from eval.tasks.multiple_choice import blind, gold_of
 from fledge.data.rows import Row
 from fledge.errors import DataError
 
@@ -43,6 +42,4 @@ def margin(item: Item, answers: Sequence[Answer]) -> float:
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:
     """The better of chance and of always the same place."""
-    chance = sum(1 / len(item.requests) for item in items) / len(items)
-    (_, most), *_ = Counter(item.facts["gold"] for item in items).most_common(1)
-    return {"accuracy": max(chance, most / len(items))}
+    return {"accuracy": blind(items)}

@@ -77,7 +77,7 @@ def test_other_data_or_limit_is_measured_for_itself(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text.replace('"version": 1', '"version": 0'), "of version 0, this is 1; left out"),
+        (lambda text: text.replace('"version": 2', '"version": 1'), "of version 1, this is 2; left out"),
         (lambda text: text[:100], "can't be read"),
         (lambda text: text.replace('"sha256": "', '"sha256": "0'), "of other weights; measuring again"),
     ],
@@ -93,7 +93,7 @@ def test_a_result_that_does_not_fit_is_measured_again_aloud(
     out, err = capsys.readouterr()
     assert message in err
     assert json.loads(out.splitlines()[-1])["results"] == first["results"]
-    assert json.loads(file.read_text())["version"] == 1
+    assert json.loads(file.read_text())["version"] == 2
 
 
 def test_a_task_of_ones_own_names_its_kind_data_and_fields(

@@ -128,7 +128,7 @@ def test_the_runs_of_a_moved_folder_find_each_other(village_run: Path, tmp_path:
     for sha256, place in ((lineage.sha256_folder(data), tmp_path / "data" / "shards"), ("other", None)):
         parents = {"command": "pretrain train", "parents": [record | {"sha256": sha256}]}
         (tmp_path / "base" / "lineage.json").write_text(json.dumps(parents))
-        assert Subject.open(str(tmp_path / "base"), "cpu").shards() == place
+        assert Subject.open(str(tmp_path / "base"), "cpu").shards == place
 
 
 def test_a_result_is_measured_again_when_the_models_text_was_changed(
