@@ -1,23 +1,13 @@
 """Training batches: a pure function of (seed, step), so that resume is exact and ranks can take slices."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fledge.errors import DataError
-
-
-class TokenStream(Protocol):
-    """Tokens of one split, however they are stored."""
-
-    num_tokens: int
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """`count` ids from `start` on."""
-        ...
+from tokenizer.shards import TokenStream
 
 
 class Batches:

@@ -3,7 +3,6 @@
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +13,11 @@ from fledge.engine import StepResult, TorchEngine, recompute_blocks
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 from pretrain import optimizer
-from pretrain.batches import Batches, ReadAhead, TokenStream
+from pretrain.batches import Batches, ReadAhead
 from pretrain.config import TrainConfig
 from pretrain.guards import LossGuard, memory_errors
 from pretrain.schedule import learning_rate_share
+from tokenizer.shards import TokenStream
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Session:
         """Write all that continuing exactly needs; each process its part."""
         state = {
             **self.engine.save(checkpoint),
-            "config_json": architecture_json(self.model),
+            "config_json": {"model_type": self.model.config.model_type} | self.model.config.to_hf(),
             "guard": self.guard.state(),
             "counters": vars(self.counters),
             "rng": torch.get_rng_state(),
@@ -128,11 +128,6 @@ class Session:
         self.restore(checkpoint)
         self.rolled_back_to = checkpoints.step_of(checkpoint)
         self.counters.batch_index, self.counters.elapsed_s = batch_index, elapsed_s
-
-
-def architecture_json(model: LanguageModel) -> dict[str, Any]:
-    """The content of the model's config.json."""
-    return {"model_type": model.config.model_type} | model.config.to_hf()
 
 
 def model_of_checkpoint(checkpoint: Path) -> LanguageModel:

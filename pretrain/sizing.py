@@ -11,17 +11,8 @@ VOCABULARY_MULTIPLE = 64  # rows in memory: matrix products are faster on whole 
 
 def architecture_of(shape: ModelConfig, vocab_size: int, **special_ids: int | None) -> architecture.ModelConfig:
     """The architecture's own config of a group `model`."""
-    return architecture.find_config(shape.architecture).sized(
-        vocab_size=vocab_size,
-        context=shape.context,
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        dropout=shape.dropout,
-        tie_embeddings=shape.tie_embeddings,
-        **special_ids,
-    )
+    given = shape.model_dump(exclude={"architecture"}) | special_ids
+    return architecture.find_config(shape.architecture).sized(vocab_size=vocab_size, **given)
 
 
 def from_depth(config: TrainConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from fledge import processes
 from fledge.console import progress
 from fledge.models.loss import IGNORED
-from pretrain.batches import TokenStream
+from tokenizer.shards import TokenStream
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ transformers' `apply_chat_template`.
 """
 
 import functools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,21 +96,9 @@ class _Marks:
 
 
 def _unused_marks(messages: Sequence[Message]) -> _Marks:
-    used = set(repr(messages)) | {c for text in _strings(messages) for c in text}
+    used = set(json.dumps(messages, ensure_ascii=False, default=str))
     free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
     return _Marks(*(next(free) for _ in range(4)))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _strings(key)
-            yield from _strings(inner)
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _strings(inner)
 
 
 def _escape(value: Any, tokenizer: TextTokenizer, marks: _Marks) -> Any:

@@ -172,7 +172,6 @@ class TokenStream:
 
     def __init__(self, index: Index, split: SplitIndex) -> None:
         self.num_tokens, self.num_bytes = split.num_tokens, split.num_bytes
-        self.num_documents = split.num_documents
         self.end_of_text_id = int(index.tokenizer["end_of_text_id"])
         self._shards = [np.memmap(index.folder / entry["file"], dtype=index.dtype, mode="r") for entry in split.files]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
@@ -282,10 +281,9 @@ def check_tokenizer(path: str | Path, tokenizer: TextTokenizer) -> None:
 
 @contextlib.contextmanager
 def writers_in(folder: Path, tokenizer: TextTokenizer) -> Iterator[dict[Split, ShardWriter]]:
-    """One writer a split, closed at the end of the block."""
+    """One writer a split; at the end of the block each is closed, even where closing another fails."""
     writers: dict[Split, ShardWriter] = {split: ShardWriter(folder, split, tokenizer) for split in SPLITS}
-    try:
-        yield writers
-    finally:
+    with contextlib.ExitStack() as stack:
         for writer in writers.values():
-            writer.close()
+            stack.callback(writer.close)
+        yield writers

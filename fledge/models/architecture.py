@@ -60,21 +60,17 @@ class ModelConfig(abc.ABC):
     def sized(
         cls,
         *,
-        vocab_size: int,
-        context: int,
-        layers: int,
         width: int,
         heads: int,
         kv_heads: int | None = None,
         mlp_width: int | None = None,
-        dropout: float = 0.0,
         tie_embeddings: bool | None = None,
-        bos_id: int | None = None,
-        eos_id: int | tuple[int, ...] | None = None,
-        pad_id: int | None = None,
+        **fields: Any,
     ) -> Self:
         """A config from the settings that all architectures share; None is what the authors have.
 
+        Args:
+            fields: the config's others, such as `vocab_size`, `context` and `layers`.
         Raises:
             ConfigError: the numbers do not fit together; says which.
         """
@@ -82,21 +78,15 @@ class ModelConfig(abc.ABC):
             raise ConfigError(
                 f"{cls.model_type}: width {width} can't be split over {heads} heads; width must be a multiple of heads"
             )
-        chosen: dict[str, Any] = {} if tie_embeddings is None else {"tie_embeddings": tie_embeddings}
+        if tie_embeddings is not None:
+            fields["tie_embeddings"] = tie_embeddings
         return cls(
-            vocab_size=vocab_size,
-            context=context,
-            layers=layers,
             width=width,
             heads=heads,
             kv_heads=heads if kv_heads is None else kv_heads,
             head_width=width // heads,
             mlp_width=cls.usual_mlp_width(width) if mlp_width is None else mlp_width,
-            dropout=dropout,
-            bos_id=bos_id,
-            eos_id=eos_id,
-            pad_id=pad_id,
-            **chosen,
+            **fields,
         )
 
     @classmethod
