@@ -7,6 +7,9 @@ from typing import Any
 from fledge import atomic
 from fledge.metrics_log import METRICS
 
+TRAINING: dict[str, Any] = {"linewidth": 1, "alpha": 0.6}  # every step's value: a restless line
+CHECKS: dict[str, Any] = {"marker": "o", "markersize": 3}
+
 
 def loss_curve(
     metrics: list[dict[str, Any]],
@@ -24,23 +27,14 @@ def loss_curve(
         unit: None takes that of METRICS.
     """
     figure, axes = _figure(7, 4)
-    for key, style in (
-        (metric, {"linewidth": 1, "alpha": 0.6}),
-        (f"validation_{metric}", {"marker": "o", "markersize": 3}),
-    ):
-        points = [(m["step"], m[key]) for m in metrics if key in m]
-        if points:
-            label = "validation" if key.startswith("validation") else "training"
-            axes.plot(*zip(*points, strict=True), label=label, **style)
+    _by_step(axes, metrics, metric, "training", TRAINING)
+    _by_step(axes, metrics, f"validation_{metric}", "validation", CHECKS)
     for number, (name, value) in enumerate((levels or {}).items()):
         axes.axhline(value, color="0.4", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit or METRICS[metric])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.2g}")
     axes.yaxis.set_minor_formatter("{x:.2g}")
-    axes.grid(alpha=0.2)
-    axes.legend(frameon=False)
+    _label(axes, "step", unit or METRICS[metric])
     _save(figure, path)
 
 
@@ -48,20 +42,15 @@ def reinforcement(metrics: list[dict[str, Any]], path: Path) -> None:
     """Rewards by step, and below them the KL from the reference."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(7, 5, rows=2)
-    names = {"reward": "while training", "validation_reward": "held out", "validation_gold_reward": "gold, held out"}
-    for key, label in names.items():
-        points = [(m["step"], m[key]) for m in metrics if key in m]
-        if points:
-            style = {"linewidth": 1, "alpha": 0.6} if key == "reward" else {"marker": "o", "markersize": 3}
-            axes[0].plot(*zip(*points, strict=True), label=label, **style)
-    axes[1].plot([m["step"] for m in metrics if "kl" in m], [m["kl"] for m in metrics if "kl" in m], linewidth=1)
-    for one, label in zip(axes, ("reward", f"KL, {METRICS['kl']}"), strict=True):
-        one.set_ylabel(label)
-        one.grid(alpha=0.2)
-        one.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[1].set_xlabel("step")
-    axes[0].legend(frameon=False)
+    figure, (rewards, kl) = _figure(7, 5, rows=2)
+    _by_step(rewards, metrics, "reward", "while training", TRAINING)
+    _by_step(rewards, metrics, "validation_reward", "held out", CHECKS)
+    _by_step(rewards, metrics, "validation_gold_reward", "gold, held out", CHECKS)
+    _by_step(kl, metrics, "kl", "while training", TRAINING)
+    for axes in (rewards, kl):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(rewards, "", "reward")
+    _label(kl, "step", f"KL, {METRICS['kl']}")
     _save(figure, path)
 
 
@@ -77,8 +66,7 @@ def confusion_matrix(counts: list[list[int]], labels: list[str], path: Path) -> 
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted", ylabel="true")
     _save(figure, path)
 
 
@@ -93,10 +81,7 @@ def reliability_curve(points: list[tuple[float, float, int]], path: Path) -> Non
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as right as it is sure")
     axes.plot(confidences, shares, linewidth=1)
     axes.scatter(confidences, shares, [20 + 200 * count / sum(counts) for count in counts])
-    axes.set_xlabel("probability of the chosen label")
-    axes.set_ylabel("share right")
-    axes.grid(alpha=0.2)
-    axes.legend(frameon=False)
+    _label(axes, "probability of the chosen label", "share right")
     _save(figure, path)
 
 
@@ -109,15 +94,12 @@ def label_curve(curves: dict[str, list[tuple[int, float, float, float]]], metric
     figure, axes = _figure(7, 4)
     for name, points in curves.items():
         labels, means, lows, highs = zip(*points, strict=True)
-        (line,) = axes.plot(labels, means, marker="o", markersize=3, label=name)
+        (line,) = axes.plot(labels, means, label=name, **CHECKS)
         axes.fill_between(labels, lows, highs, alpha=0.15, color=line.get_color())
     axes.set_xscale("log")
     axes.set_xticks(labels, [str(number) for number in labels], minor=False)
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("labels")
-    axes.set_ylabel(metric)
-    axes.grid(alpha=0.2)
-    axes.legend(frameon=False)
+    _label(axes, "labels", metric)
     _save(figure, path)
 
 
@@ -144,11 +126,21 @@ def reward_by_kl(curves: dict[str, list[dict[str, Any]]], points: list[dict[str,
         # The best possible rises about like the root of the KL.
         axes.set_xscale("function", functions=(lambda kl: abs(kl) ** 0.5, lambda root: root**2))
         axes.set_xlim(left=0)
-        axes.set_xlabel("KL to the reference, nats an answer")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.2)
-        axes.legend(frameon=False)
+        _label(axes, "KL to the reference, nats an answer", label)
     _save(figure, path)
+
+
+def _by_step(axes: Any, metrics: list[dict[str, Any]], key: str, label: str, style: dict[str, Any]) -> None:
+    points = [(m["step"], m[key]) for m in metrics if key in m]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, **style)
+
+
+def _label(axes: Any, x: str, y: str) -> None:
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.2)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False)
 
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
