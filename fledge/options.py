@@ -84,15 +84,7 @@ def _shown_defaults(config_class: type[CommandConfig]) -> dict[FieldPath, Any]:
         for path, info in configs.leaves(config_class)
         if not info.is_required()
     }
-    if file.is_file():
-        tree, lines = configs._read_yaml(file)
-        for path in lines:
-            if path in {leaf for leaf, _ in configs.leaves(config_class)}:
-                value: Any = tree
-                for name in path:
-                    value = value[name]
-                shown[path] = value
-    return shown
+    return shown | (configs.values_in(config_class, file) if file.is_file() else {})
 
 
 def _parameter(name: str, path: FieldPath, info: FieldInfo, default: Any) -> click.Parameter:
@@ -137,7 +129,7 @@ class _Named(click.types.StringParamType):
 
 
 def _carry_out(config_class: type[CommandConfig], names: dict[str, FieldPath], values: dict[str, Any]) -> None:
-    from fledge import commands, console
+    from fledge import commands
     from fledge.errors import UsageError
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing contacts the network unless a hub name is given
@@ -155,15 +147,14 @@ def _carry_out(config_class: type[CommandConfig], names: dict[str, FieldPath], v
         if values.get("seeds"):
             commands.check_seeds(Path(resume), commands.parse_seeds(values["seeds"]))
         if values["dry_run"]:
-            resolved = commands.resumed_config(config_class, Path(resume), file, overrides)
-            console.result(configs.dump(resolved).rstrip())
+            _show_config(commands.resumed_config(config_class, Path(resume), file, overrides), values["as_json"])
             return
         result = commands.resume(config_class, Path(resume), file, overrides)
     else:
         default = configs.shipped(config_class, "default")
         resolved = configs.load(config_class, file or (default if default.is_file() else None), overrides)
         if values["dry_run"]:
-            console.result(configs.dump(resolved).rstrip())
+            _show_config(resolved, values["as_json"])
             return
         options = {".".join(path): value for path, value in overrides.items()} | ({"config": source} if source else {})
         if values.get("seeds"):
@@ -172,6 +163,12 @@ def _carry_out(config_class: type[CommandConfig], names: dict[str, FieldPath], v
         else:
             result = commands.execute(resolved, Path(out) if out else None, options)
     _show(result, values["as_json"])
+
+
+def _show_config(resolved: CommandConfig, as_json: bool) -> None:
+    from fledge import console
+
+    console.result(resolved.model_dump_json() if as_json else configs.dump(resolved).rstrip())
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

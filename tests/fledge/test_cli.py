@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fledge.__main__ import run
 
@@ -22,6 +23,14 @@ def test_the_root_lists_stages_and_commands(capsys: pytest.CaptureFixture[str]) 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fledge ")
+
+
+def test_a_dry_run_in_json_is_the_config_that_is_else_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["pretrain", "sample", "runs/base", "--prompt=x", "--dry-run"]
+    assert run(command) == 0
+    as_yaml = yaml.safe_load(capsys.readouterr().out)
+    assert run([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == as_yaml
 
 
 @pytest.mark.parametrize(
