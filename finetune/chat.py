@@ -12,7 +12,7 @@ from finetune import vocabulary
 from finetune.config import ChatConfig
 from fledge import console, device
 from fledge.data.messages import Message, check_roles
-from fledge.errors import DataError, FledgeError, ModelError
+from fledge.errors import DataError, FledgeError, ModelError, UsageError
 from fledge.models import folder as model_folder
 from fledge.models import generation
 from fledge.models.generation import Sampling
@@ -31,7 +31,13 @@ FENCE = '"""'
 
 
 def run(settings: ChatConfig) -> dict[str, Any]:
-    """Answer `--prompt`, or the lines of stdin one after the other; see ChatConfig."""
+    """Answer `--prompt`, or the lines of stdin one after the other; see ChatConfig.
+
+    Raises:
+        UsageError: the prompt is empty.
+    """
+    if settings.prompt is not None and not settings.prompt.strip():
+        raise UsageError("--prompt: is empty; say something, or leave it out for a conversation")
     talk = Talk(settings)
     if settings.prompt is not None:
         talk.say(settings.prompt)

@@ -52,6 +52,12 @@ def test_an_answer_stops_at_the_end_of_turn(
     assert talk.sampling.stop_ids[0] == end
 
 
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_is_wrong_usage(qwen3: Path, capsys: pytest.CaptureFixture[str], prompt: str) -> None:
+    assert run(["chat", str(qwen3), "--prompt", prompt]) == 2
+    assert "--prompt: is empty; say something, or leave it out for a conversation" in capsys.readouterr().err
+
+
 def test_lines_of_a_pipe_are_turns_and_commands(
     qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
