@@ -219,7 +219,7 @@ def resumed_config(
     asked = config_class.model_validate(record["asked"]) if "asked" in record else frozen
     # What was typed first beat the config file then, so it does when only the file is repeated.
     typed = {tuple(k.split(".")): value for k, value in record["options"].items() if k != "config"}
-    named = set(overrides) | (config.named_in(config_class, file) if file else set())
+    named = {*overrides, *(config.values_in(config_class, file) if file else ())}
     left_out = {
         leaf: config.get(asked, leaf)
         for leaf, info in config.leaves(config_class)

@@ -1,7 +1,9 @@
 """Configs: frozen pydantic models, filled from defaults < YAML < options; errors name file and line."""
 
 import difflib
+import functools
 import math
+import operator
 import re
 import types
 import typing
@@ -207,10 +209,10 @@ def load(config_class: type[C], file: Path | None, overrides: Mapping[FieldPath,
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
 
 
-def named_in(config_class: type[Config], file: Path) -> set[FieldPath]:
-    """The settings that a YAML file names."""
-    _, lines = _read_yaml(file)
-    return {leaf for leaf, _ in leaves(config_class)} & set(lines)
+def values_in(config_class: type[Config], file: Path) -> dict[FieldPath, Any]:
+    """The settings that a YAML file names, each with its value as it is written there."""
+    tree, lines = _read_yaml(file)
+    return {leaf: functools.reduce(operator.getitem, leaf, tree) for leaf, _ in leaves(config_class) if leaf in lines}
 
 
 def dump(config: Config) -> str:
@@ -275,7 +277,7 @@ def _explain(
 ) -> str:
     """One line for one pydantic problem: where it stands, what is wrong, what to do."""
     path = tuple(str(part) for part in problem["loc"])
-    known = {leaf for leaf, _ in leaves(config_class)}
+    known = dict(leaves(config_class))
     # A list's index or a union's branch at the end of a location is not part of the key.
     while path and path not in known and path[:-1] in known:
         path = path[:-1]
@@ -292,7 +294,7 @@ def _explain(
         hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(owner.model_fields)}"
         return f"{where}: unknown key '{path[-1]}'{group}{hint}"
     if problem["type"] == "missing":
-        name = path[-1].upper() if is_argument_path(config_class, path) else flag(path)
+        name = path[-1].upper() if is_argument(known[path]) else flag(path)
         return f"{name} is required"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
@@ -305,11 +307,6 @@ def _explain(
 def is_argument(info: FieldInfo) -> bool:
     """Whether a field is given as a positional ARGUMENT on the command line."""
     return isinstance(info.json_schema_extra, dict) and bool(info.json_schema_extra.get("argument"))
-
-
-def is_argument_path(config_class: type[Config], path: FieldPath) -> bool:
-    """Whether the setting at a path is a positional ARGUMENT."""
-    return any(leaf == path and is_argument(info) for leaf, info in leaves(config_class))
 
 
 def unit(info: FieldInfo) -> str:
