@@ -2,9 +2,10 @@
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fledge import console
+from fledge import console, processes
+from fledge.config import RunConfig
 from fledge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ def resolve_dtype(name: str, device: str) -> str:
     return name
 
 
+def plain_values(run: RunConfig) -> dict[str, Any]:
+    """What `auto` and 0 threads of the group `run` stand for on this machine, by dotted name."""
+    chosen = resolve_device(run.device)
+    return {
+        "run.device": chosen,
+        "run.dtype": resolve_dtype(run.dtype, chosen),
+        "run.threads": run.threads or max(1, usable_cores() // processes.num_local()),
+    }
+
+
 def _cpu_has_bfloat16() -> bool:
     import torch
 
@@ -74,7 +85,7 @@ def usable_cores() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-def matmul_peak(device: str, dtype: str, seconds: float = 0.3) -> float:
+def matmul_peak(device: str, dtype: str) -> float:
     """FLOP/s of a large square matrix product, the best of several tries; what MFU is a share of."""
     import torch
 
@@ -95,7 +106,7 @@ def matmul_peak(device: str, dtype: str, seconds: float = 0.3) -> float:
         return time.perf_counter() - started
 
     once()
-    best, stop = once(), time.perf_counter() + seconds
+    best, stop = once(), time.perf_counter() + 0.3
     while time.perf_counter() < stop:
         best = min(best, once())
     return 2 * size**3 / best

@@ -25,10 +25,10 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_folder(folder: Path, exclude: tuple[str, ...] = ("README.md",)) -> str:
+def sha256_folder(folder: Path) -> str:
     """Hex SHA-256 over the names and contents of a folder's files; model cards and dot files don't count."""
     digest = hashlib.sha256()
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in exclude)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
     for file in files:
         name = file.relative_to(folder).as_posix()
         if not any(part.startswith(".") for part in name.split("/")):

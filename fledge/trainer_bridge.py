@@ -94,20 +94,12 @@ class Progress:
 
 def resolved(settings: Any, num_examples: int) -> Any:
     """The settings with everything that `auto`, 0 threads and epochs stand for, as plain values; sets the threads."""
-    run, batch = settings.run, settings.batch
-    chosen, steps = device.resolve_device(run.device), run.max_steps
+    batch, steps = settings.batch, settings.run.max_steps
     if batch.epochs is not None:
         steps = min(steps, max(1, round(batch.epochs * math.ceil(num_examples / batch.examples))))
-    threads = run.threads or device.usable_cores()
-    torch.set_num_threads(threads)
-    values = {
-        "run.device": chosen,
-        "run.dtype": device.resolve_dtype(run.dtype, chosen),
-        "run.threads": threads,
-        "run.max_steps": steps,
-        "batch.epochs": None,
-    }
-    return config.with_values(settings, values)
+    values = device.plain_values(settings.run)
+    torch.set_num_threads(values["run.threads"])
+    return config.with_values(settings, values | {"run.max_steps": steps, "batch.epochs": None})
 
 
 def train(job: Job, settings: Any, folder: RunFolder, by: TrainerName = "transformers") -> Progress:

@@ -53,12 +53,7 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
 
 def _plain_values(settings: TrainConfig) -> TrainConfig:
     """The settings with everything that `auto`, 0 threads and --size stand for, as plain values."""
-    chosen = device.resolve_device(settings.run.device)
-    values: dict[str, Any] = {
-        "run.device": chosen,
-        "run.dtype": device.resolve_dtype(settings.run.dtype, chosen),
-        "run.threads": settings.run.threads or max(1, device.usable_cores() // processes.num_local()),
-    }
+    values = device.plain_values(settings.run)
     if settings.size is not None:
         values |= sizing.from_depth(settings)
     return config.with_values(settings, values)
