@@ -7,7 +7,7 @@ order of id; that is checked in the tokenizer, and the ids are then compared on 
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,28 +20,17 @@ _GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 EncoderName = Literal["tiktoken", "tokenizers"]
 
 
-class BulkEncoder(Protocol):
-    """Encodes texts exactly as a TextTokenizer does."""
-
-    name: EncoderName
-    runs_in_threads: bool  # whether several calls at once are faster than one
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, special tokens in it as plain text."""
-        ...
-
-
 class LibraryEncoder:
     """The tokenizer itself; the library spreads a batch over the cores."""
 
     name: EncoderName = "tokenizers"
-    runs_in_threads = False
+    runs_in_threads = False  # whether several calls at once are faster than one
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text."""
+        """The ids of each text, special tokens in it as plain text."""
         return [np.array(ids, dtype=np.uint32) for ids in self._tokenizer.encode_batch(texts)]
 
 
@@ -66,8 +55,11 @@ class TiktokenEncoder:
         self.encoding = tiktoken.Encoding("fledge", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text."""
+        """The ids of each text, special tokens in it as plain text."""
         return [self.encoding.encode_to_numpy(text, disallowed_special=()) for text in texts]
+
+
+BulkEncoder = LibraryEncoder | TiktokenEncoder
 
 
 def bulk_encoder(

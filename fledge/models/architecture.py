@@ -180,17 +180,10 @@ class LanguageModel(nn.Module, abc.ABC):
     ) -> Tensor:
         """Hidden states after the last norm; the arguments are worked out by `hidden`."""
 
-    def hidden(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        cache: KVCache | None = None,
-        is_padding_BT: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states (B, T, D) after the last norm.
+    def hidden(self, ids_BT: Tensor, cache: KVCache | None = None, is_padding_BT: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, D) after the last norm; positions are counted from the left, leaving padding out.
 
         Args:
-            positions_BT: by default tokens are counted from the left, leaving padding out.
             cache: keys and values of the tokens before these; those of these tokens are appended.
             is_padding_BT: True where a token is not there; nothing attends to it, its own result means
                 nothing. Padding to the right of a row needs no mark: attention is causal.
@@ -207,9 +200,7 @@ class LanguageModel(nn.Module, abc.ABC):
             is_padding_BT = cache.extend(num_tokens, is_padding_BT)  # from here on over all keys
         visible = visible_keys(num_tokens, past, is_padding_BT, ids_BT.device)
         positions: Tensor | slice = slice(past, past + num_tokens)
-        if positions_BT is not None:
-            positions = positions_BT
-        elif is_padding_BT is not None:
+        if is_padding_BT is not None:
             positions = ((~is_padding_BT).cumsum(1) - 1).clamp(min=0)[:, past:]
         return self.run_blocks(ids_BT, positions, visible, cache)
 

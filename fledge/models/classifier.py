@@ -194,7 +194,7 @@ class OwnClassifier(torch.nn.Module):
         return Output(self.score(hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]))
 
 
-def from_base(path: str | Path, labels: Sequence[str], device: str = "cpu") -> Classifier:
+def from_base(path: str | Path, labels: Sequence[str]) -> Classifier:
     """A classifier with the body of any model and a new head; seed torch before, as the head is drawn.
 
     Raises:
@@ -204,7 +204,7 @@ def from_base(path: str | Path, labels: Sequence[str], device: str = "cpu") -> C
     numbered = dict(enumerate(labels))
     model = _from_pretrained(
         folder,
-        device,
+        "cpu",
         num_labels=len(labels),
         id2label=numbered,
         label2id={name: number for number, name in numbered.items()},

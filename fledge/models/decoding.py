@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,20 +15,7 @@ from fledge.models.graphed import GraphedStep, recorded
 from fledge.models.linear import packed_copies, use_packed
 
 
-class Decoder(Protocol):
-    """A batch of texts that grow by a token at a time."""
-
-    def start(self) -> Tensor:
-        """Read the prompts; float32 logits (B, V) of the first new tokens."""
-
-    def step(self, ids_B: Tensor) -> Tensor:
-        """Read one more token in each row; float32 logits (B, V) of the next."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order; row i may move to place j < i, but not the other way."""
-
-
-def decoder(model: Any, prompts: Sequence[Sequence[int]], room: int) -> Decoder:
+def decoder(model: Any, prompts: Sequence[Sequence[int]], room: int) -> "OwnDecoder | TransformersDecoder":
     """A decoder for our models (also wrapped by PEFT) or any causal language model of transformers.
 
     Args:
@@ -60,11 +47,11 @@ class OwnDecoder:
         self._graph: GraphedStep | None = None
 
     def start(self) -> Tensor:
-        """See `Decoder`."""
+        """Read the prompts; float32 logits (B, V) of the first new tokens."""
         return self._logits(self._ids_BT, self._is_padding_BT)
 
     def step(self, ids_B: Tensor) -> Tensor:
-        """See `Decoder`."""
+        """Read one more token in each row; float32 logits (B, V) of the next."""
         ids_B = ids_B.to(self._ids_BT.device)
         self._graph = recorded(self._model, self._cache, ids_B, self._graph)
         if self._graph is not None:
@@ -75,7 +62,7 @@ class OwnDecoder:
             return self._logits(ids_B[:, None], None)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """See `Decoder`."""
+        """Go on with these rows only, in this order; row i may move to place j < i, but not the other way."""
         self._cache.keep(rows)
 
     def _logits(self, ids_BT: Tensor, is_padding_BT: Tensor | None) -> Tensor:
@@ -97,17 +84,17 @@ class TransformersDecoder:
         self._accepted = inspect.signature(inner.forward).parameters
 
     def start(self) -> Tensor:
-        """See `Decoder`."""
+        """See `OwnDecoder`."""
         return self._logits(self._ids_BT)
 
     def step(self, ids_B: Tensor) -> Tensor:
-        """See `Decoder`."""
+        """See `OwnDecoder`."""
         self._is_real_BT = torch.nn.functional.pad(self._is_real_BT, (0, 1), value=1)
         self._positions_BT = self._positions_BT[:, -1:] + 1
         return self._logits(ids_B[:, None].to(self._ids_BT.device))
 
     def keep(self, rows: Sequence[int]) -> None:
-        """See `Decoder`."""
+        """See `OwnDecoder`."""
         chosen = torch.tensor(rows, device=self._ids_BT.device)
         self._cache.batch_select_indices(chosen)
         self._is_real_BT, self._positions_BT = self._is_real_BT[chosen], self._positions_BT[chosen]
