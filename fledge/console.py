@@ -99,6 +99,10 @@ class Progress:
             self._printed = time.monotonic()
             note(self._plain_line())
 
+    def reach(self, done: float, text: str | None = None) -> None:
+        """As `advance`, up to `done` in all."""
+        self.advance(done - self._done, text)
+
     def _plain_line(self) -> str:
         elapsed = time.monotonic() - self._started
         line = f"{self._description}: {format_count(self._done)}"

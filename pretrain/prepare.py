@@ -67,7 +67,7 @@ def _derive(config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, 
     sources = phases[-1].sources
     if config.split == "auto":
         plan = _plan(config, sources)
-        config = config.model_copy(update={"split": plan.method, **_without_method(plan)})
+        config = config.model_copy(update=asdict(plan))
         console.note(f"split: {plan}")
     sample = _sample(config, phases) if config.encoder == "auto" else []
     encoder, why = bulk_encoder(tokenizer, config.encoder, sample)
@@ -79,18 +79,10 @@ def _derive(config: PrepareConfig, folder: RunFolder, tokenizer: TextTokenizer, 
 
 def _plan(config: PrepareConfig, sources: list[Source]) -> SplitPlan:
     if config.validation_input:
-        return SplitPlan("input", 0.0)
+        return SplitPlan("input", config.validation_share)
     if config.validation_tail is not None:
         return plan_tail(reader_of(config, sources), config.validation_tail)
     return plan_by_hash(reader_of(config, sources), reader_of(config, sources), config.validation_share)
-
-
-def _without_method(plan: SplitPlan) -> dict[str, Any]:
-    facts = asdict(plan)
-    del facts["method"]
-    if plan.method == "input":
-        del facts["validation_share"]
-    return facts
 
 
 def _sample(config: PrepareConfig, phases: list[Phase]) -> list[str]:

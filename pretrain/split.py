@@ -24,18 +24,18 @@ _SCANNED_UNITS = 1000
 class SplitPlan:
     """How a corpus is split, as it is frozen into the run's config."""
 
-    method: Method
+    split: Method
     validation_share: float
     piece_characters: int = 0  # pieces
     train_characters: int = 0  # tail: where the held-out rest begins
 
     def __str__(self) -> str:
         share = f"{self.validation_share:.4g}"
-        if self.method == "input":
+        if self.split == "input":
             return "validation text given by --validation-input"
-        if self.method == "tail":
+        if self.split == "tail":
             return f"the last {share} of the file is held out"
-        if self.method == "documents":
+        if self.split == "documents":
             return f"documents with a content hash below {share} are held out"
         return (
             f"fewer than {MIN_DOCUMENTS} documents: they are cut at line ends into pieces of about "
@@ -123,12 +123,12 @@ class Splitter:
 
     def chunks(self, document: Document) -> Iterator[Chunk]:
         """The chunks of a document or of one part of it."""
-        if self._plan.method == "pieces":
+        if self._plan.split == "pieces":
             yield from self._pieces(document)
-        elif self._plan.method == "tail":
+        elif self._plan.split == "tail":
             yield from self._tail(document)
         else:
-            split = self._whole if self._plan.method == "input" else self._by_hash(document.digest)
+            split = self._whole if self._plan.split == "input" else self._by_hash(document.digest)
             yield Chunk(split, document.text, document.num_bytes, document.is_last_part)
 
     def _by_hash(self, text_digest: bytes) -> Split:

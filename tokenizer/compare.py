@@ -33,14 +33,12 @@ def run(config: CompareConfig) -> dict[str, Any]:
     num_bytes: dict[str, int] = {}
     reader = TextReader(sources, config.text_field, config.html, config.max_bad_share)
     with console.progress("encoding", src.total_size_bytes(sources), "B") as progress:
-        shown = 0
         for document in reader.documents():
             contenders = contenders or _contenders(config.tokenizers, tokenizers, document.text)
             num_bytes[document.source] = num_bytes.get(document.source, 0) + document.num_bytes
             for contender in contenders:
                 _measure(contender, document)
-            progress.advance(reader.size_bytes_done - shown)
-            shown = reader.size_bytes_done
+            progress.reach(reader.size_bytes_done)
     return _report(contenders, num_bytes)
 
 

@@ -72,7 +72,7 @@ def _sampled(reader: TextReader, sample: Sample, config: TrainConfig) -> Iterato
     # size of compressed files made twice too large.
     limit = config.sample_megabytes * 1e6 * (2 if sample.share < 1 else 1)
     with console.progress("reading text", src.total_size_bytes(reader.sources), "B") as progress:
-        shown, numbers = 0, count()
+        numbers = count()
         for document in reader.documents():
             if not document.text.strip():
                 continue
@@ -82,8 +82,7 @@ def _sampled(reader: TextReader, sample: Sample, config: TrainConfig) -> Iterato
                 if int.from_bytes(key[:8], "little") < sample.share * 2**64:
                     sample.num_bytes += len(piece.encode())
                     yield piece
-            progress.advance(reader.size_bytes_done - shown)
-            shown = reader.size_bytes_done
+            progress.reach(reader.size_bytes_done)
             if sample.num_bytes >= limit:
                 break
     if not sample.num_bytes:

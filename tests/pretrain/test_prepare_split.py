@@ -48,7 +48,7 @@ def write_rows(path: Path, count: int, first: int = 0) -> Path:
 def test_hundred_documents_are_split_whole(tmp_path: Path) -> None:
     assert plan(0.02, write_rows(tmp_path / "a.jsonl", 1000)) == SplitPlan("documents", 0.02)
     few = plan(1e-9, write_rows(tmp_path / "b.jsonl", 100))
-    assert few.method == "documents"
+    assert few.split == "documents"
 
 
 def test_where_nothing_falls_under_the_share_the_lowest_hash_is_held_out(tmp_path: Path) -> None:
@@ -61,13 +61,13 @@ def test_where_nothing_falls_under_the_share_the_lowest_hash_is_held_out(tmp_pat
 def test_fewer_documents_are_split_in_pieces_of_8_kib(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a line of text that is forty letters long\n" * 20000)
     found = plan(0.02, tmp_path / "a.txt")
-    assert (found.method, found.piece_characters) == ("pieces", 8192)
+    assert (found.split, found.piece_characters) == ("pieces", 8192)
 
 
 def test_a_small_text_is_cut_finer(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"line {n}\n" for n in range(100)))
     found = plan(0.02, tmp_path / "a.txt")
-    assert found.method == "pieces"
+    assert found.split == "pieces"
     assert found.piece_characters == 790 // 16
     chunks = list(Splitter(found).chunks(document((tmp_path / "a.txt").read_text())))
     assert joined(chunks, "train")
