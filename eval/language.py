@@ -17,11 +17,10 @@ _FILE = Path(__file__).with_suffix(".yaml")
 _WORD = regex.compile(r"[\p{L}\p{M}]+")
 # Language -> script, commonest words.
 _WORDS: dict[str, list[str]] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-LANGUAGES = tuple(_WORDS)
 
 
 def language_of(text: str) -> str | None:
-    """The two-letter code of a text's language, one of LANGUAGES; None where nothing tells it."""
+    """The two-letter code of a text's language, of those in language.yaml; None where nothing tells it."""
     scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
     if not scripts:
         return None

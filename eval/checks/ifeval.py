@@ -82,7 +82,7 @@ def _variants(answer: str) -> Iterator[str]:
         yield text.replace("*", "")
 
 
-# --- the checks, by group; each takes the answer and the instruction's settings ---
+# --- the rules; each takes the answer and the instruction's settings ---
 
 
 def _compares(count: int, relation: str, number: int) -> bool:
@@ -91,32 +91,8 @@ def _compares(count: int, relation: str, number: int) -> bool:
     return count < number if relation == "less than" else count >= number
 
 
-def _existence(answer: str, keywords: list[str]) -> bool:
-    return all(re.search(re.escape(keyword), answer, re.IGNORECASE) for keyword in keywords)
-
-
-def _frequency(answer: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _compares(len(re.findall(re.escape(keyword), answer, re.IGNORECASE)), relation, frequency)
-
-
-def _forbidden_words(answer: str, forbidden_words: list[str]) -> bool:
-    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in forbidden_words)
-
-
-def _letter_frequency(answer: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _compares(answer.lower().count(letter.lower()), let_relation, let_frequency)
-
-
-def _response_language(answer: str, language: str) -> bool:
-    return language_of(answer) == language
-
-
-def _number_sentences(answer: str, num_sentences: int, relation: str) -> bool:
-    return _compares(len(_SENTENCE_END.findall(answer.strip())) + 1, relation, num_sentences)
-
-
-def _number_paragraphs(answer: str, num_paragraphs: int) -> bool:
-    return _count_parts(re.split(r"\s?\*\*\*\s?", answer)) == num_paragraphs
+def _count(pattern: str, answer: str, flags: int = 0) -> int:
+    return len(re.findall(pattern, answer, flags))
 
 
 def _count_parts(parts: list[str]) -> int:
@@ -124,10 +100,6 @@ def _count_parts(parts: list[str]) -> int:
     if any(not part.strip() for part in parts[1:-1]):
         return -1
     return sum(bool(part.strip()) for part in parts)
-
-
-def _number_words(answer: str, num_words: int, relation: str) -> bool:
-    return _compares(len(re.findall(r"\w+", answer)), relation, num_words)
 
 
 def _nth_paragraph_first_word(answer: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
@@ -138,30 +110,14 @@ def _nth_paragraph_first_word(answer: str, num_paragraphs: int, nth_paragraph: i
     return bool(words) and re.split(r"[.,?!'\"]", words[0].lstrip("'\""))[0].lower() == first_word.lower()
 
 
-def _number_placeholders(answer: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]", answer)) >= num_placeholders
-
-
 def _postscript(answer: str, postscript_marker: str) -> bool:
     spaced = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
     return bool(re.search(spaced.get(postscript_marker, postscript_marker.lower()), answer.lower()))
 
 
-def _number_bullet_lists(answer: str, num_bullets: int) -> bool:
-    return len(re.findall(r"^\s*(?:\*[^*]|-).*$", answer, re.MULTILINE)) == num_bullets
-
-
-def _constrained_response(answer: str) -> bool:
-    return any(f"My answer is {choice}." in answer for choice in ("yes", "no", "maybe"))
-
-
-def _number_highlighted_sections(answer: str, num_highlights: int) -> bool:
+def _highlighted_sections(answer: str, num_highlights: int) -> bool:
     found = re.findall(r"\*[^\n*]*\*", answer) + re.findall(r"\*\*[^\n*]*\*\*", answer)
     return sum(bool(part.strip("* ")) for part in found) >= num_highlights
-
-
-def _multiple_sections(answer: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", answer)) >= num_sections
 
 
 def _json_format(answer: str) -> bool:
@@ -173,69 +129,64 @@ def _json_format(answer: str) -> bool:
     return True
 
 
-def _title(answer: str) -> bool:
-    return any(title.strip("<> ") for title in re.findall(r"<<[^\n]+>>", answer))
-
-
 def _two_responses(answer: str) -> bool:
     parts = answer.split("******")
     answers = [part.strip() for part in parts if part.strip()]
     return _count_parts(parts) == 2 and answers[0] != answers[1]
 
 
-def _repeat_prompt(answer: str, prompt_to_repeat: str) -> bool:
-    return answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
-
-
-def _english_capital(answer: str) -> bool:
-    return answer.isupper() and language_of(answer) in ("en", None)
-
-
-def _english_lowercase(answer: str) -> bool:
-    return answer.islower() and language_of(answer) in ("en", None)
-
-
-def _capital_word_frequency(answer: str, capital_frequency: int, capital_relation: str) -> bool:
-    words = re.findall(r"\w+(?:[-.]\w+)*", answer)
-    return _compares(sum(word.isupper() for word in words), capital_relation, capital_frequency)
-
-
-def _no_comma(answer: str) -> bool:
-    return "," not in answer
-
-
-def _end_checker(answer: str, end_phrase: str) -> bool:
-    return answer.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-
-
-def _quotation(answer: str) -> bool:
-    return re.fullmatch(r'".*"', answer.strip(), re.DOTALL) is not None
-
-
 _CHECKS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": _existence,
-    "keywords:frequency": _frequency,
-    "keywords:forbidden_words": _forbidden_words,
-    "keywords:letter_frequency": _letter_frequency,
-    "language:response_language": _response_language,
-    "length_constraints:number_sentences": _number_sentences,
-    "length_constraints:number_paragraphs": _number_paragraphs,
-    "length_constraints:number_words": _number_words,
+    "keywords:existence": lambda answer, keywords: all(
+        re.search(re.escape(keyword), answer, re.IGNORECASE) for keyword in keywords
+    ),
+    "keywords:frequency": lambda answer, keyword, frequency, relation: _compares(
+        _count(re.escape(keyword), answer, re.IGNORECASE), relation, frequency
+    ),
+    "keywords:forbidden_words": lambda answer, forbidden_words: (
+        not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in forbidden_words)
+    ),
+    "keywords:letter_frequency": lambda answer, letter, let_frequency, let_relation: _compares(
+        answer.lower().count(letter.lower()), let_relation, let_frequency
+    ),
+    "language:response_language": lambda answer, language: language_of(answer) == language,
+    "length_constraints:number_sentences": lambda answer, num_sentences, relation: _compares(
+        len(_SENTENCE_END.findall(answer.strip())) + 1, relation, num_sentences
+    ),
+    "length_constraints:number_paragraphs": lambda answer, num_paragraphs: (
+        _count_parts(re.split(r"\s?\*\*\*\s?", answer)) == num_paragraphs
+    ),
+    "length_constraints:number_words": lambda answer, num_words, relation: _compares(
+        _count(r"\w+", answer), relation, num_words
+    ),
     "length_constraints:nth_paragraph_first_word": _nth_paragraph_first_word,
-    "detectable_content:number_placeholders": _number_placeholders,
+    "detectable_content:number_placeholders": lambda answer, num_placeholders: (
+        _count(r"\[.*?\]", answer) >= num_placeholders
+    ),
     "detectable_content:postscript": _postscript,
-    "detectable_format:number_bullet_lists": _number_bullet_lists,
-    "detectable_format:constrained_response": _constrained_response,
-    "detectable_format:number_highlighted_sections": _number_highlighted_sections,
-    "detectable_format:multiple_sections": _multiple_sections,
+    "detectable_format:number_bullet_lists": lambda answer, num_bullets: (
+        _count(r"^\s*(?:\*[^*]|-).*$", answer, re.MULTILINE) == num_bullets
+    ),
+    "detectable_format:constrained_response": lambda answer: any(
+        f"My answer is {choice}." in answer for choice in ("yes", "no", "maybe")
+    ),
+    "detectable_format:number_highlighted_sections": _highlighted_sections,
+    "detectable_format:multiple_sections": lambda answer, section_spliter, num_sections: (
+        _count(rf"{re.escape(section_spliter)}\s?\d+", answer) >= num_sections
+    ),
     "detectable_format:json_format": _json_format,
-    "detectable_format:title": _title,
+    "detectable_format:title": lambda answer: any(title.strip("<> ") for title in re.findall(r"<<[^\n]+>>", answer)),
     "combination:two_responses": _two_responses,
-    "combination:repeat_prompt": _repeat_prompt,
-    "startend:end_checker": _end_checker,
-    "startend:quotation": _quotation,
-    "change_case:english_capital": _english_capital,
-    "change_case:english_lowercase": _english_lowercase,
-    "change_case:capital_word_frequency": _capital_word_frequency,
-    "punctuation:no_comma": _no_comma,
+    "combination:repeat_prompt": lambda answer, prompt_to_repeat: (
+        answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    "startend:end_checker": lambda answer, end_phrase: (
+        answer.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
+    "startend:quotation": lambda answer: re.fullmatch(r'".*"', answer.strip(), re.DOTALL) is not None,
+    "change_case:english_capital": lambda answer: answer.isupper() and language_of(answer) in ("en", None),
+    "change_case:english_lowercase": lambda answer: answer.islower() and language_of(answer) in ("en", None),
+    "change_case:capital_word_frequency": lambda answer, capital_frequency, capital_relation: _compares(
+        sum(word.isupper() for word in re.findall(r"\w+(?:[-.]\w+)*", answer)), capital_relation, capital_frequency
+    ),
+    "punctuation:no_comma": lambda answer: "," not in answer,
 }
