@@ -131,7 +131,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
             for name, estimate in (whole | scores.pooled).items()
         },
         "sets": {
-            key: {name: as_json(found[key]) for name, found in per_set.items() if key in found}
+            key: {name: intervals.as_json(found[key]) for name, found in per_set.items() if key in found}
             for key in sets
             if len(sets) > 1
         },
@@ -235,13 +235,11 @@ def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
 
 def _beside_limits(estimate: Estimate, baseline: float | None, ceiling: float | None) -> dict[str, Any]:
     detectable = intervals.detectable(estimate)
-    found = as_json(estimate) | {"baseline": baseline, "detectable": detectable if isfinite(detectable) else None}
+    found = intervals.as_json(estimate) | {
+        "baseline": baseline,
+        "detectable": detectable if isfinite(detectable) else None,
+    }
     return found if ceiling is None else found | {"ceiling": ceiling}
-
-
-def as_json(estimate: Estimate) -> dict[str, Any]:
-    """As JSON has it: null for an interval that is not known, because there is one item only."""
-    return {name: value if isfinite(value) else None for name, value in vars(estimate).items()}
 
 
 def _per_item(items: Sequence[ItemScore], names: Sequence[str]) -> dict[str, Any]:

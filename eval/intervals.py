@@ -4,9 +4,10 @@ All intervals are at 95 %. Sources: Wilson 1927 (proportions); Cochran 1977, cha
 Zou and Donner 2008 (combining intervals); Holm 1979; McNemar 1947, exact form.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import comb, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -14,6 +15,10 @@ from scipy import stats
 LEVEL = 0.95
 _Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 _POWER_Z = float(stats.norm.ppf(0.8))  # a difference is called detectable if it is seen four times in five
+
+
+# As JSON has an estimate or a difference: the interval is null where it is not known, because there is one item only.
+Told = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,18 @@ class Difference:
     high: float
     n: int
     p: float
+
+
+def as_json(found: Estimate | Difference) -> dict[str, float | None]:
+    """The fields by name; null for what is not finite."""
+    return {name: value if isfinite(value) else None for name, value in vars(found).items()}
+
+
+def told(found: Told, form: str = ".4f") -> str:
+    """A value and its interval, if it has one, to be read."""
+    value, *ends = (found[name] for name in ("value", "low", "high"))
+    interval = " to ".join(format(end, form) for end in ends if end is not None)
+    return f"{value:{form}} ({interval})" if interval else f"{value:{form}}"
 
 
 def paired_difference(

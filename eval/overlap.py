@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import harness, results
+from eval import harness, intervals, results
 from eval.config import MeasureConfig, OverlapConfig, TaskConfig
 from eval.harness import ItemScore
 from eval.items import Generation, Item, Ratio
@@ -108,7 +108,7 @@ def split_scores(measured: Mapping[str, Any], judged: Sequence[Judged]) -> dict[
                 part = "dirty" if share[name, where] else "clean"
                 scores[part].append(ItemScore(where, name, cluster, {metric: plain}))
         parts = {part: harness.overall(own, metric) for part, own in scores.items() if own}
-        found[metric] = {part: harness.as_json(estimate) for part, estimate in parts.items()}
+        found[metric] = {part: intervals.as_json(estimate) for part, estimate in parts.items()}
     return found
 
 

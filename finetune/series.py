@@ -97,8 +97,7 @@ def _point(budget: int, draws: list[Judged]) -> dict[str, Any]:
         theirs = [right for d in draws for right in d.baselines[name].is_right.tolist()]
         # The draws share their test rows: a row is one observation.
         rows = [row["where"] for d in draws for row in d.rows]
-        lead = intervals.paired_difference(theirs, ours, rows)
-        leads[name] = {"value": lead.value, "low": lead.low, "high": lead.high, "p": lead.p}
+        leads[name] = intervals.as_json(intervals.paired_difference(theirs, ours, rows))
     return {"labels": budget, "classifiers": found, "leads": leads}
 
 
@@ -115,7 +114,7 @@ def _curve_summary(path: Path, points: list[dict[str, Any]]) -> str:
     for point in points:
         parts.append(
             "\n".join(
-                f"- {point['labels']} labels, {name}: {lead['value']:+.4f} ({lead['low']:+.4f} to {lead['high']:+.4f})"
+                f"- {point['labels']} labels, {name}: {intervals.told(lead, '+.4f')}"
                 for name, lead in point["leads"].items()
             )
         )

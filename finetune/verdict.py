@@ -1,11 +1,10 @@
 """What a classification run says of itself: numbers, pictures and summary, from its test rows alone."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.intervals import Difference, Estimate
+from eval.intervals import Told, as_json, told
 from eval.metrics.calibration_error import reliability
 from finetune.judged import Judged
 from fledge import console, plots
@@ -24,7 +23,7 @@ def give(folder: RunFolder, judged: Judged, facts: Sequence[str], ceiling: float
     """
     baselines = {name: answers.metrics() for name, answers in judged.baselines.items()}
     best = judged.best_baseline()
-    difference = judged.against(best)
+    difference = as_json(judged.against(best))
     _draw(folder.path, judged)
     folder.write_summary(_summary(folder.path, judged, best, difference, facts, ceiling))
     return {
@@ -33,7 +32,7 @@ def give(folder: RunFolder, judged: Judged, facts: Sequence[str], ceiling: float
         "intervals": {name: [estimate.low, estimate.high] for name, estimate in judged.measured.items()},
         "baselines": {name: {key: values[key] for key in SHOWN} for name, values in baselines.items()},
         "best_baseline": best,
-        "difference": asdict(difference),
+        "difference": difference,
         "beats_baseline": beats(difference),
         "per_label": judged.per_label(),
         "labels": judged.labels,
@@ -43,26 +42,25 @@ def give(folder: RunFolder, judged: Judged, facts: Sequence[str], ceiling: float
     }
 
 
-def beats(difference: Difference) -> bool:
+def beats(difference: Told) -> bool:
     """Whether the model is above the best baseline by more than chance would have it."""
-    return difference.value > 0 and difference.p < 0.05
+    return bool(difference["value"] > 0 and difference["p"] < 0.05)
 
 
-def sentence(best: str, difference: Difference) -> str:
+def sentence(best: str, difference: Told) -> str:
     """How the model stands to the best baseline."""
-    points = 100 * difference.value
-    test = f"{points:+.2f} points of accuracy (95 % {100 * difference.low:+.2f} to {100 * difference.high:+.2f}, "
-    test += f"paired p = {difference.p:.3g})"
+    points = {name: value and 100 * value for name, value in difference.items()}
+    test = f"{told(points, '+.2f')} points of accuracy, paired p = {difference['p']:.3g}"
     if beats(difference):
         return f"The model beats the best baseline, {best}: {test}."
-    if difference.p < 0.05:
+    if difference["p"] < 0.05:
         return f"**The model loses to the best baseline, {best}: {test}. Use the baseline.**"
     return f"**The model does not beat the best baseline, {best}: {test}.**"
 
 
 def table(judged: Judged) -> str:
     """The model with its intervals above the baselines."""
-    rows = [["model", *(_with_interval(judged.measured[name]) for name in SHOWN)]]
+    rows = [["model", *(told(as_json(judged.measured[name])) for name in SHOWN)]]
     for name, answers in judged.baselines.items():
         found = answers.metrics()
         rows.append([name, *(f"{found[key]:.4f}" for key in SHOWN)])
@@ -72,12 +70,8 @@ def table(judged: Judged) -> str:
 def lines(judged: Judged) -> list[str]:
     """The model's numbers in sentences, for the model card."""
     n, best = len(judged.rows), judged.best_baseline()
-    found = [f"{name} {_with_interval(e)} on {n} test rows" for name, e in judged.measured.items()]
-    return [*found, sentence(best, judged.against(best)).replace("**", "")]
-
-
-def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+    found = [f"{name} {told(as_json(e))} on {n} test rows" for name, e in judged.measured.items()]
+    return [*found, sentence(best, as_json(judged.against(best))).replace("**", "")]
 
 
 def _draw(path: Path, judged: Judged) -> None:
@@ -89,13 +83,13 @@ def _draw(path: Path, judged: Judged) -> None:
 
 
 def _summary(
-    path: Path, judged: Judged, best: str, difference: Difference, facts: Sequence[str], ceiling: float | None
+    path: Path, judged: Judged, best: str, difference: Told, facts: Sequence[str], ceiling: float | None
 ) -> str:
     parts = [f"# {path}", "\n".join(f"- {fact}" for fact in facts), "## Test", table(judged)]
     parts.append(sentence(best, difference))
     if ceiling is not None:
         parts.append(f"The best possible accuracy on this data is {ceiling:.4f} (Bayes).")
-    others = [f"{name} {_with_interval(e)}" for name, e in judged.measured.items() if name not in SHOWN]
+    others = [f"{name} {told(as_json(e))}" for name, e in judged.measured.items() if name not in SHOWN]
     f1_of = "the mean over labels" if judged.positive is None else f"'{judged.labels[judged.positive]}'"
     parts.append(f"f1 is that of {f1_of}. Also: {', '.join(others)}. Intervals are at 95 %.")
     per_label = [

@@ -6,12 +6,12 @@ Shapes: B pairs, T tokens.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from eval.intervals import clustered_proportion
+from eval import intervals
 from finetune import published
 from fledge import console, device, plots, trainer_bridge
 from fledge.data import preferences
@@ -299,7 +299,7 @@ def _of_pairs(model: Any, examples: Sequence[Example], beta: float) -> dict[str,
     rights = [_wins(chosen, rejected) for chosen, rejected in rises]
     return {
         "held_out": len(examples),
-        "accuracy": asdict(clustered_proportion(rights, prompts_)),
+        "accuracy": intervals.as_json(intervals.clustered_proportion(rights, prompts_)),
         "margin": beta * sum(chosen - rejected for chosen, rejected in rises) / len(rises),
         "chosen_rise": sum(chosen for chosen, _ in rises) / len(rises),
         "baselines": {"longer": sum(_wins(*pair) for pair in words) / len(words)},
@@ -312,12 +312,12 @@ def _wins(first: float, second: float) -> float:
 
 def _lines(result: dict[str, Any]) -> list[str]:
     """The results in sentences."""
-    accuracy, chosen_rise = result["accuracy"], result["chosen_rise"]
+    chosen_rise = result["chosen_rise"]
     lines = [
         f"held-out loss: {result['validation_loss']:.4f} nats/pair at step {result['best_step']}, "
         f"{result['validation_loss_before']:.4f} before",
-        f"implicit rewards tell the chosen answer of {result['held_out']} held-out pairs: {accuracy['value']:.1%} "
-        f"({accuracy['low']:.1%} to {accuracy['high']:.1%}), mean margin {result['margin']:.3f}; by length alone "
+        f"implicit rewards tell the chosen answer of {result['held_out']} held-out pairs: "
+        f"{intervals.told(result['accuracy'], '.1%')}, mean margin {result['margin']:.3f}; by length alone "
         f"{max(result['baselines']['longer'], 1 - result['baselines']['longer']):.1%}",
         f"chosen answers are {abs(chosen_rise):.2f} nats {'more' if chosen_rise > 0 else 'less'} likely than to the "
         "reference",

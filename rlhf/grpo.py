@@ -1,13 +1,12 @@
 """`fledge rlhf grpo`: a model trained on rewards, each answer against others to the same prompt."""
 
 import math
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 from torch import nn
 
-from eval.intervals import paired_difference
+from eval import intervals
 from finetune import published
 from fledge import config, console, plots, trainer_bridge
 from fledge.data import sources as src
@@ -180,7 +179,7 @@ def _finish(
         after = pupil.measure(saved.to(settings.run.device), held_out, "end", reward)
         result |= {
             "reward_after": fmean(after["scores"]),
-            "reward_gain": asdict(paired_difference(before["scores"], after["scores"])),
+            "reward_gain": intervals.as_json(intervals.paired_difference(before["scores"], after["scores"])),
             **{name: after[name] for name in ("kl", "stopped_share", "answer_tokens")},
             "held_out": len(held_out),
             "prompts": len(asked.train),
@@ -206,6 +205,6 @@ def _lines(settings: GrpoConfig, reward: Reward, result: dict[str, Any]) -> list
         f"{console.format_count(result['tokens'])} tokens; the weights are those of step {result['best_step']}, the "
         "best by held-out reward",
     ]
-    if result["reward_gain"]["low"] <= 0:
+    if (result["reward_gain"]["low"] or 0) <= 0:
         lines.append("the interval of the difference holds 0: it is not shown that anything was learned")
     return lines + published.sentences(result)

@@ -1,13 +1,12 @@
 """`fledge rlhf ppo`: a model trained by PPO against a reward."""
 
 import time
-from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
 
-from eval.intervals import paired_difference
+from eval import intervals
 from finetune import published
 from fledge import checkpoints, config, console, device, plots, processes
 from fledge.deepspeed_engine import require_deepspeed
@@ -242,14 +241,17 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
     counters = session.counters
     _take_best(session, folder)
     after = _measure(cast, cast.settings.validation.at_end, "end")
-    gain = paired_difference(before["scores"], after["scores"])
+
+    def gained(scores: str) -> dict[str, float | None]:
+        return intervals.as_json(intervals.paired_difference(before[scores], after[scores]))
+
     result: dict[str, Any] = {
         "steps": counters.step,
         "best_step": counters.best_step,
         "stopped_early_at": counters.stopped_early_at,
         "reward_before": fmean(before["scores"]),
         "reward_after": fmean(after["scores"]),
-        "reward_gain": asdict(gain),
+        "reward_gain": gained("scores"),
         "kl": after["kl"],
         "stopped_share": after["stopped_share"],
         "answer_tokens": after["answer_tokens"],
@@ -264,7 +266,7 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
         result |= {
             "gold_reward_before": fmean(before["gold_scores"]),
             "gold_reward_after": fmean(after["gold_scores"]),
-            "gold_reward_gain": asdict(paired_difference(before["gold_scores"], after["gold_scores"])),
+            "gold_reward_gain": gained("gold_scores"),
         }
     metrics = read_metrics(folder.path)
     findings = [finding.text for finding in diagnosis.of_run(metrics, cast.settings)]

@@ -1,12 +1,11 @@
 """What a run of `fledge rlhf reward` says of itself: numbers, pictures and summary, from its test pairs alone."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from eval.intervals import Difference, Estimate
+from eval.intervals import Told, as_json, told
 from finetune import verdict
 from fledge import console, plots
 from fledge.data.preferences import Pair
@@ -47,17 +46,17 @@ def give(
         "test_rows": len(pairs),
         "test_prompts": len({pair.hash for pair in pairs}),
         "intervals": {"accuracy": [own.accuracy.low, own.accuracy.high]},
-        "length_matched": asdict(own.length_matched),
-        "length_balanced": asdict(own.length_balanced),
-        "margin": asdict(agreement.mean_margin(pairs, margin_N)),
+        "length_matched": as_json(own.length_matched),
+        "length_balanced": as_json(own.length_balanced),
+        "margin": as_json(agreement.mean_margin(pairs, margin_N)),
         "ece": error,
         "baselines": {name: {shown: getattr(found[name], shown).value for shown in SHOWN} for name in baselines},
         "best_baseline": best,
-        "difference": asdict(difference),
-        "beats_baseline": verdict.beats(difference),
+        "difference": as_json(difference),
+        "beats_baseline": verdict.beats(as_json(difference)),
         **({"ceiling": known[0], "share_of_ceiling": known[1]} if known else {}),
     }
-    table = [[name, *(_interval(getattr(one, shown)) for shown in SHOWN)] for name, one in found.items()]
+    table = [[name, *(_interval(as_json(getattr(one, shown))) for shown in SHOWN)] for name, one in found.items()]
     folder.write_summary(_summary(folder, result, table, _mistakes(pairs, margin_N)))
     return result
 
@@ -65,15 +64,15 @@ def give(
 def sentences(result: dict[str, Any]) -> list[str]:
     """The results, for summary and model card."""
     low, high = result["intervals"]["accuracy"]
-    margin, matched, balanced = (Estimate(**result[name]) for name in ("margin", "length_matched", "length_balanced"))
+    matched, balanced = result["length_matched"], result["length_balanced"]
     lines = [
         f"accuracy {result['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {result['test_rows']} pairs of "
         f"{result['test_prompts']} prompts that were not trained on",
-        f"of {matched.n} pairs whose lengths differ by at most {MATCHED:.0%}: {_interval(matched)}; where longer and "
-        f"shorter choices count alike (length alone gets 0.5): {_interval(balanced)}",
-        f"mean margin {_interval(margin)}; expected calibration error of sigmoid(margin) {result['ece']:.4f} "
+        f"of {matched['n']} pairs whose lengths differ by at most {MATCHED:.0%}: {_interval(matched)}; where longer "
+        f"and shorter choices count alike (length alone gets 0.5): {_interval(balanced)}",
+        f"mean margin {told(result['margin'])}; expected calibration error of sigmoid(margin) {result['ece']:.4f} "
         f"(temperature {result['temperature']:.3f}, fitted on the validation part, is in the head)",
-        verdict.sentence(result["best_baseline"], Difference(**result["difference"])),
+        verdict.sentence(result["best_baseline"], result["difference"]),
     ]
     if "ceiling" in result:
         lines.append(
@@ -114,7 +113,5 @@ def _mistakes(pairs: Sequence[Pair], margin_N: np.ndarray) -> list[list[str]]:
     ]
 
 
-def _interval(estimate: Estimate) -> str:
-    if not estimate.n:
-        return "no such pairs"
-    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+def _interval(share: Told) -> str:
+    return told(share) if share["n"] else "no such pairs"

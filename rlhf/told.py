@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from eval import intervals
 from finetune import verdict
 from fledge import console
 from fledge.rundir import RunFolder
@@ -39,11 +40,9 @@ def measured(
 
 def gained(what: str, result: dict[str, Any], stem: str = "reward") -> str:
     """By how much a reward of the answers has changed."""
-    gain = result[f"{stem}_gain"]
     return (
         f"{what} of {result['held_out']} answers to held-out prompts: {result[f'{stem}_after']:.4g}, "
-        f"{result[f'{stem}_before']:.4g} before; difference {gain['value']:+.3g} "
-        f"({gain['low']:+.3g} to {gain['high']:+.3g})"
+        f"{result[f'{stem}_before']:.4g} before; difference {intervals.told(result[f'{stem}_gain'], '+.3g')}"
     )
 
 

@@ -1,5 +1,7 @@
 """Intervals against scipy's, against simulation, and by hand."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -110,3 +112,10 @@ def test_a_detectable_difference_is_seen_four_times_in_five() -> None:
         z = (second - first) / np.sqrt(n * (share * (1 - share) + (share + step) * (1 - share - step)))
         seen += abs(z) > 1.96
     assert 760 <= seen <= 850
+
+
+def test_an_interval_that_is_not_known_is_null_in_json_and_left_out_in_text() -> None:
+    alone = intervals.as_json(intervals.paired_difference([1.0], [3.0]))
+    assert json.loads(json.dumps(alone, allow_nan=False)) == {"value": 2.0, "low": None, "high": None, "n": 1, "p": 1.0}
+    assert intervals.told(alone, "+.1f") == "+2.0"
+    assert intervals.told({"value": 0.5, "low": 0.25, "high": 0.75}, ".0%") == "50% (25% to 75%)"

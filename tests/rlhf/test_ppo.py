@@ -130,6 +130,18 @@ def test_in_warm_up_the_policy_stays(qwen3: Path, likes_e: Path, tmp_path: Path)
     assert result_of(tmp_path / "r")["updates"] == 0
 
 
+def test_a_single_held_out_prompt_has_no_interval_and_the_result_is_json(
+    qwen3: Path, likes_e: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "two.jsonl"
+    prompts.write_text('{"prompt": "Where?"}\n{"prompt": "Who?"}\n', encoding="utf-8")
+    options = ["--config=tiny", f"--reward={likes_e}", *QUICK[:-1], f"--prompts={prompts}", "--run.max-steps=1"]
+    assert run(["rlhf", "ppo", str(qwen3), "--out", str(tmp_path / "r"), *options]) == 0
+    gain = json.loads((tmp_path / "r" / "result.json").read_text(), parse_constant=pytest.fail)["reward_gain"]
+    assert (gain["low"], gain["high"], gain["n"]) == (None, None, 1)
+    assert f"difference {gain['value']:+.3g}\n" in (tmp_path / "r" / "summary.md").read_text()
+
+
 def test_the_best_step_by_held_out_reward_is_published(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
     """With a learning rate that ruins the model, an early step is the best."""
     more = ["--optim.learning-rate=1", "--optim.clip-norm=0", "--validation.every=1", "--run.max-steps=6"]
