@@ -1,60 +1,46 @@
 """Preferences by log-likelihood: does the model find the chosen answer likelier than the rejected one?
 
-`accuracy` compares whole answers, which favours short ones; `accuracy_normalised` nats a character. Rows have a prompt
-and two answers, or two dialogues in hh-rlhf's text (`Human:`, `Assistant:`) that differ in their last answer.
+`accuracy` compares whole answers, which favours short ones; `accuracy_normalised` nats a character. Rows are those of
+`fledge.data.preferences`.
 """
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from eval.asked import Context, context_of
+from eval.asked import context_of
 from eval.config import TaskConfig
 from eval.items import Answer, Item, LogLikelihood
 from eval.tasks.minimal_pairs import TIE_NATS
+from fledge.data import preferences
 from fledge.data.rows import Row
 from fledge.errors import DataError
 
 FIELDS = ("chosen", "rejected")
 
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
 def item(row: Row, task: TaskConfig) -> Item:
     """Both answers behind the prompt.
 
     Raises:
-        DataError: prompt or answers are no text, or an answer is empty.
+        DataError: the row is no pair of answers to one prompt.
     """
-    own = task.fields.get("prompt", "prompt")
-    texts = [row.values[name] for name in ([own] if own in row.values else []) + list(FIELDS)]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"{row.where}: 'prompt', 'chosen' and 'rejected' must be texts, none of them empty")
-    if len(texts) == 2:
-        prompt, context, answers = _of_dialogues(row, task, *texts)
-        delimiter = ""
-    else:
-        prompt, *answers = texts
-        context, delimiter = context_of(row, task, prompt)
+    asked = row.values.get(task.fields.get("prompt", "prompt"))
+    try:
+        pair = preferences.of_row(replace(row, values=row.values | ({"prompt": asked} if asked is not None else {})))
+    except ValueError as error:
+        raise DataError(f"{row.where}: {error}") from None
+    if isinstance(asked, str) and len(pair.prompt) == 1:
+        context, delimiter = context_of(row, task, asked)
+    elif task.chat:
+        context, delimiter = tuple(pair.prompt), ""
+    else:  # as hh-rlhf writes a dialogue
+        turns = (f"\n\n{_NAMES[message['role']]}: {message['content']}" for message in pair.prompt)
+        context, delimiter = "".join(turns) + "\n\nAssistant:", " "
+    answers = (pair.chosen, pair.rejected)
     requests = tuple(LogLikelihood(context, delimiter + answer) for answer in answers)
-    return Item(row, requests, row.source, prompt, {"lengths": [len(answer) for answer in answers]})
-
-
-def _of_dialogues(row: Row, task: TaskConfig, chosen: str, rejected: str) -> tuple[str, Context, list[str]]:
-    """What two dialogues begin with, as text and as the context of both answers, and the answers."""
-    parts = [_TURN.split(text) for text in (chosen, rejected)]
-    before, roles, said = parts[0][:-1], parts[0][1::2], parts[0][2:-1:2]
-    answers = [part[-1].strip() for part in parts]
-    if before != parts[1][:-1] or roles[:1] + roles[-1:] != ["Human", "Assistant"] or not all(answers):
-        raise DataError(
-            f"{row.where}: no field 'prompt', and 'chosen' and 'rejected' are no dialogues "
-            "(Human:, Assistant:) that differ in their last answer only"
-        )
-    prompt = chosen[: -len(parts[0][-1]) or None]
-    if not task.chat:
-        return prompt, prompt, [f" {answer}" for answer in answers]
-    names = {"Human": "user", "Assistant": "assistant"}
-    messages = [{"role": names[role], "content": text.strip()} for role, text in zip(roles, said, strict=False)]
-    return prompt, tuple(messages), answers
+    return Item(row, requests, row.source, str(pair.hash), {"lengths": [len(answer) for answer in answers]})
 
 
 def score(item: Item, answers: Sequence[Answer]) -> dict[str, float]:

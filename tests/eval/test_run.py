@@ -147,7 +147,7 @@ def test_preferences_read_dialogues_and_pass_over_a_few_bad_rows(
     found = json.loads(out.splitlines()[-1])["results"]["mine"]["accuracy"]
     assert (found["n"], found["baseline"]) == (120, 1.0)  # always the shorter one
     assert "passed over" in err
-    assert "own.jsonl:121: no field 'prompt'" in err
+    assert "own.jsonl:121: 'rejected': message 4 (assistant) is empty" in err
 
 
 def test_a_dialogues_context_is_its_turns() -> None:
@@ -186,11 +186,11 @@ CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
             {"sentence_good": "A dog.", "sentence_bad": 3},
             "own.jsonl:1: both sentences must be texts, none of them empty",
         ),
-        ("kind: preferences", {"prompt": "a", "chosen": "b", "rejected": ""}, "must be texts, none of them empty"),
+        ("kind: preferences", {"prompt": "a", "chosen": "b", "rejected": ""}, "own.jsonl:1: 'rejected' is empty"),
         (
             "kind: preferences",
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
-            "own.jsonl:1: no field 'prompt', and 'chosen' and 'rejected' are no dialogues",
+            "own.jsonl:1: 'chosen' and 'rejected' answer different prompts",
         ),
         ("kind: schema", {"context_options": ["a"], "continuation": "b", "gold": 0}, "list of two texts or more"),
         ("kind: guessing", CHOICE, "no kind of task 'guessing'; there are: answers"),
