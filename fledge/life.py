@@ -55,15 +55,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the life: the config of a command, from the folder that holds all steps."""
+    """One step of the life."""
 
     name: str  # its folder, if it makes a run
-    settings: Callable[[Path], CommandConfig]
+    settings: CommandConfig
     judge: bands.Judge = bands.none
 
 
-def life(wish: Wish) -> list[Stage]:
-    """The stages in order.
+def life(wish: Wish, out: Path) -> list[Stage]:
+    """The stages in order, in a folder for all of them that need not be there yet.
 
     Raises:
         DataError: the folder of one's own text has none.
@@ -85,9 +85,8 @@ def life(wish: Wish) -> list[Stage]:
         settings = config.with_values(settings, SIZES[wish.size].get(stage, {}))
         return config.with_values(settings, budgeted(stage, settings))
 
-    def measured(model: Path) -> CommandConfig:
-        return EvalConfig(model=str(model), task=["own_text", "village_questions"])
-
+    base, chat = str(out / "pretrain"), str(out / "instruct")
+    asked: dict[str, Any] = {"task": ["own_text", "village_questions"]}
     read = [VILLAGE, *text]
     conversations = own.get("conversations", ANSWERS)
     prompts = {"prompts": [own["conversations"]]} if "conversations" in own else {}
@@ -98,48 +97,27 @@ def life(wish: Wish) -> list[Stage]:
         """The village's limits hold where its data alone was learnt from."""
         return judge if not text and needs not in own else bands.none
 
+    tokenizer = shipped("tokenizer", TokenizerConfig, input=read)
+    shards = shipped("shards", PrepareConfig, input=read, tokenizer=str(out / "tokenizer"))
+    pretrain = shipped("pretrain", PretrainConfig, data=str(out / "shards"))
+    instruct = shipped("instruct", InstructConfig, model=base, data=[conversations])
+    classify = shipped("classify", ClassifyConfig, model=base, data=[own.get("labelled", MESSAGES)])
+    reward = shipped("reward", RewardConfig, model=chat, data=[own.get("preferences", PREFERENCES)])
+    ppo = shipped("ppo", PpoConfig, model=chat, reward=str(out / "reward"), **gold, **prompts)
+    compare = CompareConfig(models=[base, chat, str(out / "ppo")], **asked)
     return [
-        Stage("tokenizer", lambda out: shipped("tokenizer", TokenizerConfig, input=read)),
-        Stage("shards", lambda out: shipped("shards", PrepareConfig, input=read, tokenizer=str(out / "tokenizer"))),
-        Stage(
-            "pretrain", lambda out: shipped("pretrain", PretrainConfig, data=str(out / "shards")), judged(bands.floor)
-        ),
-        Stage("pretrain eval", lambda out: measured(out / "pretrain"), bands.both(bands.ngram, judged(bands.silent))),
-        Stage(
-            "instruct",
-            lambda out: shipped("instruct", InstructConfig, model=str(out / "pretrain"), data=[conversations]),
-        ),
-        Stage("instruct eval", lambda out: measured(out / "instruct"), judged(bands.answers, "conversations")),
-        Stage(
-            "classify",
-            lambda out: shipped(
-                "classify", ClassifyConfig, model=str(out / "pretrain"), data=[own.get("labelled", MESSAGES)]
-            ),
-            judged(bands.spam, "labelled"),
-        ),
-        Stage(
-            "reward",
-            lambda out: shipped(
-                "reward", RewardConfig, model=str(out / "instruct"), data=[own.get("preferences", PREFERENCES)]
-            ),
-            judged(bands.agreement, "preferences") if not text else bands.above_length,
-        ),
-        Stage(
-            "ppo",
-            lambda out: shipped(
-                "ppo", PpoConfig, model=str(out / "instruct"), reward=str(out / "reward"), **gold, **prompts
-            ),
-            judged(bands.gold) if is_villages else bands.gain,
-        ),
-        Stage("ppo eval", lambda out: measured(out / "ppo"), bands.forgetting),
-        Stage(
-            "compare",
-            lambda out: CompareConfig(
-                models=[str(out / name) for name in ("pretrain", "instruct", "ppo")],
-                task=["own_text", "village_questions"],
-            ),
-        ),
-        Stage("report", lambda out: ReportConfig(runs=[str(out)], out=str(out / "report.html"))),
+        Stage("tokenizer", tokenizer),
+        Stage("shards", shards),
+        Stage("pretrain", pretrain, judged(bands.floor)),
+        Stage("pretrain eval", EvalConfig(model=base, **asked), bands.both(bands.ngram, judged(bands.silent))),
+        Stage("instruct", instruct),
+        Stage("instruct eval", EvalConfig(model=chat, **asked), judged(bands.answers, "conversations")),
+        Stage("classify", classify, judged(bands.spam, "labelled")),
+        Stage("reward", reward, bands.above_length if text else judged(bands.agreement, "preferences")),
+        Stage("ppo", ppo, judged(bands.gold) if is_villages else bands.gain),
+        Stage("ppo eval", EvalConfig(model=str(out / "ppo"), **asked), bands.forgetting),
+        Stage("compare", compare),
+        Stage("report", ReportConfig(runs=[str(out)], out=str(out / "report.html"))),
     ]
 
 
@@ -201,8 +179,7 @@ def run(out: Path, stages: list[Stage], last: str | None = None) -> commands.Res
     with console.progress("life", len(stages), "stages") as bar:
         for number, stage in enumerate(stages, 1):
             console.note(f"\n[{number}/{len(stages)}] {life_screen.line_of(names, stage.name)}")
-            path = out / stage.name
-            settings = stage.settings(out)
+            path, settings = out / stage.name, stage.settings
             if not settings.makes_run:
                 results[stage.name] = commands.execute(settings)
             elif rundir.is_run(path):
@@ -246,23 +223,21 @@ def demo(
     as_json: bool,
 ) -> None:
     """Run the demo and print its last screen; a missed band is exit code 3."""
-    known = [stage.name for stage in life(Wish())]
-    if last and last not in known:
-        raise RunError(f"--stage {last}: no such stage; there are {', '.join(known)}")
+    folder = resume or out or rundir.next_free("demo")
     if resume:
         wish = _wish_of(resume, bool(data or size or time_budget))
-        stages = life(wish)
     else:
-        if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out}: exists already; choose another --out, or continue it with --resume {out}")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder}: exists already; choose another --out, or continue it with --resume {folder}")
         chosen = size or ("medium" if device.resolve_device("auto", "") == "cuda" else "small")
         wish = Wish(chosen, str(data.absolute()) if data else None, _checked(time_budget))
-        stages = life(wish)  # what is wrong with the wish is said before anything is made
-        out = out or rundir.next_free("demo")
-        out.mkdir(parents=True, exist_ok=True)
-        atomic.write_file(out / WISH, json.dumps(asdict(wish)))
-    folder = resume or out
-    assert folder
+    stages = life(wish, folder)  # what is wrong with the wish is said before anything is made
+    names = [stage.name for stage in stages]
+    if last and last not in names:
+        raise RunError(f"--stage {last}: no such stage; there are {', '.join(names)}")
+    if not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_file(folder / WISH, json.dumps(asdict(wish)))
     result = run(folder, stages, last)
     console.result(json.dumps(result) if as_json else life_screen.last(result))
     missed = [band for band in result["bands"] if not band["passed"]]

@@ -1,7 +1,7 @@
 """Raw text to samples through the real commands, and the demo in small."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,15 +81,14 @@ def small(stages: list[life.Stage]) -> list[life.Stage]:
         "report": {},
     }
 
-    def changed(stage: life.Stage) -> Callable[[Path], CommandConfig]:
-        return lambda out: config.with_values(stage.settings(out), changes[stage.name])
-
-    return [life.Stage(stage.name, changed(stage), stage.judge) for stage in stages]
+    return [
+        life.Stage(stage.name, config.with_values(stage.settings, changes[stage.name]), stage.judge) for stage in stages
+    ]
 
 
 def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> None:
-    wish = life.Wish()
-    result = life.run(tmp_path / "demo", small(life.life(wish)))
+    out = tmp_path / "demo"
+    result = life.run(out, small(life.life(life.Wish(), out)))
     made = sorted(p.name for p in (tmp_path / "demo").iterdir())
     runs = ("tokenizer", "shards", "pretrain", "instruct", "classify", "reward", "ppo")
     assert made == sorted([*runs, "report.html"])
@@ -101,7 +100,7 @@ def test_the_demo_lives_its_stages_and_tells_what_it_missed(tmp_path: Path) -> N
     screen = life_screen.last(result)
     assert "floor: knows every villager" in screen
     assert screen.count("> Once upon a time") == 1
-    again = life.run(tmp_path / "demo", small(life.life(wish)))  # all is there: nothing is done again
+    again = life.run(out, small(life.life(life.Wish(), out)))  # all is there: nothing is done again
     assert again["bands"] == result["bands"]
     assert [again["stages"][name] for name in runs] == [result["stages"][name] for name in runs]
 
@@ -113,22 +112,17 @@ def test_a_life_on_ones_own_text_uses_what_lies_beside_it(tmp_path: Path) -> Non
         (own / "books" / f"{n}.txt").write_text(f"The {n} grey herons of lake {n % 7} stood still. " * 20)
     rows = [f'{{"text": "note {n}", "label": "{"ab"[n % 2]}"}}' for n in range(60)]
     (own / "labelled.jsonl").write_text("\n".join(rows))
-    wish = life.Wish(data=str(own))
-    stages = {stage.name: stage for stage in small(life.life(wish))}
-    whole = {stage.name: stage for stage in life.life(wish)}
-    read = whole["shards"].settings(tmp_path)
-    assert sorted(read.input)[:1] == [str(own / "books" / "0.txt")]  # type: ignore[attr-defined]
-    assert len(read.input) == 41  # type: ignore[attr-defined]  # and the hamlet's stories
-    shards, classify = stages["shards"], stages["classify"]
-    for name, stage in (("shards", shards), ("classify", classify)):
-        data = "input" if name == "shards" else "data"
-        given = getattr(whole[name].settings(tmp_path), data)
-        stages[name] = life.Stage(
-            name,
-            lambda out, stage=stage, data=data, given=given: config.with_values(stage.settings(out), {data: given}),
-            stage.judge,
-        )
-    result = life.run(tmp_path / "demo", list(stages.values()), "classify")
+    out = tmp_path / "demo"
+    whole = life.life(life.Wish(data=str(own)), out)
+    stages = {stage.name: stage for stage in small(whole)}
+    given = {stage.name: stage.settings for stage in whole}
+    read = given["shards"].input  # type: ignore[attr-defined]
+    assert sorted(read)[:1] == [str(own / "books" / "0.txt")]
+    assert len(read) == 41  # and the hamlet's stories
+    for name, values in (("shards", {"input": read}), ("classify", {"data": given["classify"].data})):  # type: ignore[attr-defined]
+        stage = stages[name]
+        stages[name] = life.Stage(name, config.with_values(stage.settings, values), stage.judge)
+    result = life.run(out, list(stages.values()), "classify")
     assert list(result["stages"])[-1] == "classify"
     assert result["stages"]["classify"]["labels"] == ["a", "b"]
     # The village's limits say nothing about other text.
@@ -159,8 +153,7 @@ def test_own_files_that_can_not_be_used_are_told_before_anything_is_made(
 
 def test_a_time_budget_is_shared_out() -> None:
     def of(budget: str, stage: str) -> CommandConfig:
-        stages = {stage.name: stage for stage in life.life(life.Wish(time_budget=budget))}
-        return stages[stage].settings(Path("demo"))
+        return next(s.settings for s in life.life(life.Wish(time_budget=budget), Path("demo")) if s.name == stage)
 
     usual = sum(life.USUAL_S.values())
     assert of("1h", "pretrain").time_budget == f"{3600 - life.USUAL_S['others']:.0f}s"  # type: ignore[attr-defined]
@@ -172,7 +165,7 @@ def test_a_time_budget_is_shared_out() -> None:
 
 
 def test_a_larger_life_has_a_larger_model() -> None:
-    layers = [life.life(life.Wish(size=size))[2].settings(Path("demo")).model.layers for size in life.SIZES]  # type: ignore[attr-defined]
+    layers = [life.life(life.Wish(size=size), Path("demo"))[2].settings.model.layers for size in life.SIZES]  # type: ignore[attr-defined]
     assert layers == sorted(layers)
     assert len(set(layers)) == len(layers)
 
