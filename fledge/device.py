@@ -1,6 +1,7 @@
 """Devices, number formats, threads, and the machine's measured matmul peak."""
 
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -119,4 +120,5 @@ def nominal_peak(device: str) -> float | None:
     if device != "cuda":
         return None
     name = torch.cuda.get_device_name()
-    return next((peak for key, peak in NOMINAL_PEAK.items() if key in name), None)
+    # As a word: an L40S is no L4.
+    return next((peak for key, peak in NOMINAL_PEAK.items() if re.search(rf"\b{key}\b", name)), None)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fledge.console import warn
@@ -40,7 +40,7 @@ class LossGuard:
     mean: float | None = None  # running mean of the finite losses
     skipped: int = 0
     skipped_in_a_row: int = 0
-    rollbacks: int = field(default=0, compare=False)
+    rollbacks: int = 0
 
     def judge(self, result: StepResult, step: int) -> Verdict:
         """Count a step and say how to go on; every skip and roll-back is named on stderr.

@@ -19,3 +19,22 @@ def test_a_cpu_without_bfloat16_gets_float32_and_is_told(
     assert device.resolve_dtype("bfloat16", "cpu") == "float32"
     assert "this CPU has no bfloat16 arithmetic; float32 is used" in capsys.readouterr().err
     assert device.resolve_dtype("bfloat16", "cuda") == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GeForce RTX 3090", 71e12),
+    ],
+)
+def test_the_nominal_peak_is_that_of_the_gpu_and_not_of_one_named_alike(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    assert device.nominal_peak("cuda") == peak
