@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import ctypes
 import functools
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from fledge.errors import ConfigError
 from fledge.models.loss import IGNORED, compile_loss
+
+LARGEST_KEPT = 1 << 30  # bytes; larger blocks go back to the system when they are freed, as all did
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ class TorchEngine:
         self.model, self.optimizer = model, optimizer
         self._clip_norm, self._device, self._dtype = clip_norm, device, dtype
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-
         self._is_compiled = False
+        if device == "cpu":
+            keep_freed_memory()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
@@ -130,6 +135,18 @@ class TorchEngine:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return result
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that a step frees for the next one: nothing where there is no glibc.
+
+    glibc gives large blocks back to the system, which clears each page anew when it is touched again: an eighth of
+    a step of 124M parameters, a quarter of a small model's (LOG.md).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD; the one alone would fix the other at 128 KiB
+            set_option(option, LARGEST_KEPT)
 
 
 def require_compiler() -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -72,6 +74,23 @@ def test_learning_rates_are_shares_of_their_peaks() -> None:
     subject = engine(Bigram())
     assert subject.set_learning_rate(0.1) == pytest.approx(0.05)
     assert subject.set_learning_rate(0.2) == pytest.approx(0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_used_again() -> None:
+    code = """if True:
+        import resource, torch
+        from fledge.engine import keep_freed_memory
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.empty(16 << 20).fill_(1.0)  # 64 MiB: 16,384 pages, each of which is a fault when it is new
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        torch.set_num_threads(1)
+        first = faults()
+        keep_freed_memory()
+        assert min(faults() for _ in range(4)) < first / 10, first
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_compiling_without_a_compiler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
