@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -34,6 +35,8 @@ def run(arguments: list[str]) -> int:
     from fledge.cli import cli
     from fledge.errors import FledgeError
 
+    if re.search("[\udc80-\udcff]", "".join(arguments)):  # how Python keeps bytes that are not UTF-8
+        return _failed("an argument is not UTF-8; set the terminal to UTF-8, or give the text in a file", 2, arguments)
     try:
         cli.main(arguments, prog_name="fledge", standalone_mode=False)
         sys.stdout.flush()

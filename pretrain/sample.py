@@ -30,6 +30,11 @@ def run(settings: SampleConfig) -> dict[str, Any]:
         stop_strings=tuple(settings.stop),
         seed=settings.seed,
     )
+    sampling = generation.fitted(model, tokenizer, sampling)
+    room = generation.context_of(model) - sampling.max_new_tokens
+    for prompt, ids in zip(settings.prompt, tokenizer.encode_batch(settings.prompt), strict=True):
+        if len(ids) > room:
+            console.warn(f"--prompt {prompt[:20]!r}...: the context has room for the last {room} of {len(ids)} tokens")
     prompts = [prompt for prompt in settings.prompt or [""] for _ in range(settings.num_samples)]
     if len(prompts) == 1:
         texts = [_stream(model, tokenizer, prompts[0], sampling)]
@@ -42,7 +47,6 @@ def run(settings: SampleConfig) -> dict[str, Any]:
 
 def _stream(model: Any, tokenizer: TextTokenizer, prompt: str, sampling: Sampling) -> str:
     """Write one text to stdout piece by piece."""
-    sampling = generation.fitted(model, tokenizer, sampling)
     (ids,) = generation.prompt_ids(model, tokenizer, [prompt], sampling)
     text = ""
     sys.stdout.write(prompt)

@@ -92,6 +92,13 @@ def test_doctor_reports_devices_and_versions(capsys: pytest.CaptureFixture[str])
     assert "device    cpu" in capsys.readouterr().out
 
 
+def test_an_argument_that_is_not_utf8_is_one_error() -> None:
+    command = [sys.executable, "-m", "fledge", "pretrain", "sample", "anything", "--prompt", b"caf\xe9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    expected = "error: an argument is not UTF-8; set the terminal to UTF-8, or give the text in a file\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_runs_of_a_missing_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["runs", str(tmp_path / "none")]) == 1
     assert "no such folder" in capsys.readouterr().err

@@ -353,6 +353,8 @@ def test_sample_continues_prompts(trained: Path, capsys: pytest.CaptureFixture[s
     assert [s["prompt"] for s in result["samples"]] == ["It was"] * 2 + ["The"] * 2
     assert run([*command, "--prompt", "It was"]) == 0
     assert capsys.readouterr().out.startswith("It was")
+    assert run([*command, "--prompt", "It was the day of the harvest. " * 40]) == 0
+    assert "the context has room for the last 27 of" in capsys.readouterr().err
 
 
 def test_the_model_loads_as_it_was_saved(trained: Path, tmp_path: Path) -> None:
