@@ -43,16 +43,10 @@ def traced(settings: TrainConfig, folder: RunFolder) -> Iterator[Callable[[], ob
 
 
 def _operators(done: Any, on_gpu: bool) -> str:
-    """A Markdown table of the operators by the time that they take themselves, without those that they call."""
-    events = [event for event in done.key_averages() if event.device_type == DeviceType.CPU]
-    num_steps = sum(event.count for event in events if event.key.startswith("ProfilerStep"))
-    kind = "GPU" if on_gpu else "CPU"
-    times = {event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events}
-    total = sum(times.values()) or 1.0
-    calls = {event.key: event.count for event in events}
-    rows = [
-        [name, f"{calls[name] / num_steps:.3g}", f"{time / num_steps / 1000:.3f}", f"{time / total:.1%}"]
-        for name, time in sorted(times.items(), key=lambda item: -item[1])[:ROWS]
-    ]
-    header = ["operator", "calls a step", f"{kind} ms a step", "share"]
-    return f"# Operators of {num_steps} steps\n\n{console.table(rows, header)}\n"
+    """torch's table of the operators by the time that they take themselves, without those that they call."""
+    operators = done.key_averages()
+    steps = [event for event in operators if event.key.startswith("ProfilerStep")]  # a GPU has its own of each
+    num_steps = sum(event.count for event in steps if event.device_type == DeviceType.CPU)
+    time = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    table = operators.table(sort_by=time, row_limit=ROWS, max_name_column_width=60)
+    return f"# Operators of {num_steps} steps\n\n```\n{table}```\n"

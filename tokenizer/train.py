@@ -8,7 +8,6 @@ from typing import Any
 
 from fledge import console
 from fledge.data import sources as src
-from fledge.data.rows import Reject
 from fledge.data.sources import Source
 from fledge.data.text import TextReader, digest, pieces
 from fledge.errors import DataError
@@ -37,7 +36,11 @@ def run(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     sources = src.expand(config.input)
     sample = Sample(share_to_take(sources, config.sample_megabytes * 1e6))
     reader = TextReader(
-        sources, config.text_field, config.html, config.max_bad_share, on_reject=lambda reject: _count(sample, reject)
+        sources,
+        config.text_field,
+        config.html,
+        config.max_bad_share,
+        on_reject=lambda reject: sample.rejects.update([reject.reason]),
     )
     inner = learn(config.kind, _sampled(reader, sample, config), config.vocab_size)
     tokenizer = TextTokenizer(inner, chat_template=default_chat_template())
@@ -91,10 +94,6 @@ def _sampled(reader: TextReader, sample: Sample, config: TrainConfig) -> Iterato
         f"learning a {config.kind} vocabulary of {config.vocab_size} from {sample.num_bytes / 1e6:.3g} MB of "
         f"{sample.num_documents} documents (share of the text: {sample.share:.3g})"
     )
-
-
-def _count(sample: Sample, reject: Reject) -> None:
-    sample.rejects[reject.reason] += 1
 
 
 def _summary(config: TrainConfig, folder: RunFolder, tokenizer: TextTokenizer, sample: Sample) -> str:
