@@ -8,7 +8,7 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# In the order of a model's life; a stage is listed once its package is there.
+# In the order of a model's life.
 STAGES = {
     "tokenizer": "text to a tokenizer",
     "pretrain": "text and a tokenizer to a base model",
@@ -37,38 +37,26 @@ class Root(click.Group):
     """Stages as groups, imported on use; the commands of the root beside them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_stages(), *_shared(), *OWN]
+        return [*STAGES, *SHARED, *OWN]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in OWN:
             module, attribute, _ = OWN[cmd_name]
-            return _command(getattr(importlib.import_module(module), attribute))
-        if cmd_name in _shared():
-            stage = _stage(SHARED[cmd_name][0])
-            assert isinstance(stage, click.Group)
-            return stage.get_command(ctx, cmd_name)
-        if cmd_name in _stages():
-            return _stage(cmd_name)
-        return None
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        if cmd_name in SHARED:
+            return _stage(SHARED[cmd_name][0]).get_command(ctx, cmd_name)
+        return _stage(cmd_name) if cmd_name in STAGES else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click would import every stage for its short help.
         with formatter.section("Stages"):
-            formatter.write_dl([(name, STAGES[name]) for name in _stages()])
+            formatter.write_dl([*STAGES.items()])
         with formatter.section("Commands"):
-            shared = [(name, SHARED[name][1]) for name in _shared()]
-            formatter.write_dl([*shared, *((name, text) for name, (_, _, text) in OWN.items())])
+            formatter.write_dl([(name, text) for name, (*_, text) in (SHARED | OWN).items()])
 
 
-def _stages() -> list[str]:
-    return [name for name in STAGES if (ROOT / name / "cli.py").is_file()]
-
-
-def _shared() -> list[str]:
-    return [name for name, (stage, _) in SHARED.items() if stage in _stages()]
-
-
-def _stage(name: str) -> click.Command:
+def _stage(name: str) -> click.Group:
     """The group of a stage, after checking that the package of that name is fledge's own.
 
     Raises:
@@ -83,24 +71,12 @@ def _stage(name: str) -> click.Command:
             f"the package '{name}' comes from {found}, not from {ROOT / name}; "
             "install fledge into an environment of its own, or leave that folder"
         )
-    return _command(module.cli)
-
-
-def _command(command: Any) -> click.Command:
-    assert isinstance(command, click.Command)
-    return command
-
-
-def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value:
-        from importlib.metadata import version
-
-        click.echo(f"fledge {version('fledge-lm')}")
-        ctx.exit()
+    stage: click.Group = module.cli
+    return stage
 
 
 @click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="the version")
+@click.version_option(None, package_name="fledge-lm", message="fledge %(version)s", help="the version")
 @click.option("--local_rank", hidden=True, expose_value=False, help="put here by the deepspeed launcher")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
