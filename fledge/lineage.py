@@ -77,11 +77,14 @@ def parent(path: Path, kind: str) -> dict[str, Any]:
 
 
 def located(run: Path, record: dict[str, Any]) -> Path:
-    """Where a parent of a run lies: as recorded; or, if not there, the same content beside the run."""
+    """Where a parent of a run lies: as recorded; or the same content where the run was started, or beside it."""
     path = Path(record["path"])
-    beside = run.parent / path.parent.name / path.name
-    is_beside = "run" in record and not path.is_dir() and beside.is_dir()
-    return beside if is_beside and sha256_folder(beside) == record["sha256"] else path
+    if path.is_dir():
+        return path
+    places = [Path(read(run).get("working_folder", ".")) / path]
+    if "run" in record:
+        places.append(run.parent / path.parent.name / path.name)
+    return next((p for p in places if p.is_dir() and sha256_folder(p) == record["sha256"]), path)
 
 
 def read(run: Path) -> dict[str, Any]:

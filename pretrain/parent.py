@@ -60,9 +60,9 @@ def model_settings(config: TrainConfig, model: LanguageModel) -> dict[str, Any]:
 def _old_data(model_path: Path, tokenizer: TextTokenizer) -> TrainingData | None:
     """The shards that the parent was trained on; None, aloud, where they are gone or it is no run of ours."""
     try:
-        record = lineage.read(model_path.parent)
-        shards = next(Path(p["path"]) for p in record["parents"] if p["kind"] == "shards")
-        data = TrainingData.open(str(shards))
+        run = model_path.parent
+        shards = next(p for p in lineage.read(run)["parents"] if p["kind"] == "shards")
+        data = TrainingData.open(str(lineage.located(run, shards)))
     except (FledgeError, StopIteration) as error:
         why = str(error) or "its run names none"
         console.note(f"the parent's own validation text can't be measured: {why}")

@@ -181,6 +181,24 @@ def test_too_little_disk_is_said_before_the_start(tmp_path: Path) -> None:
         rundir.require_disk(tmp_path, 1e18, "checkpoints")
 
 
+def test_a_parent_is_found_from_elsewhere_and_where_it_moved_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/runs/old/model").mkdir(parents=True)
+    (tmp_path / "a/runs/old/model/weights").write_text("1")
+    (tmp_path / "a/runs/old/lineage.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "a")
+    parent = lineage.parent(Path("runs/old/model"), "model")
+    rundir.create(Command(), Path("runs/new")).__exit__()
+    assert lineage.located(Path("runs/new"), parent) == Path("runs/old/model")
+    monkeypatch.chdir(tmp_path)
+    assert lineage.located(Path("a/runs/new"), parent) == tmp_path / "a/runs/old/model"
+    Path("a").rename("b")
+    assert lineage.located(Path("b/runs/new"), parent) == Path("b/runs/old/model")
+    Path("b/runs/old/model/weights").write_text("2")
+    assert lineage.located(Path("b/runs/new"), parent) == Path("runs/old/model")  # not there: another by now
+
+
 def test_folder_hash_depends_on_names_and_contents_only(tmp_path: Path) -> None:
     def digest(files: dict[str, str], where: str) -> Any:
         for name, content in files.items():
