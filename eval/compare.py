@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,13 @@ def run(settings: CompareConfig) -> dict[str, Any]:
     return {
         "model": settings.models[0],
         "out": settings.out,
-        "lines": [asdict(line) for line in lines],
-        "worse": [asdict(line) for line in lines if line.verdict == "worse"],
+        "lines": [_as_json(line) for line in lines],
+        "worse": [_as_json(line) for line in lines if line.verdict == "worse"],
     }
+
+
+def _as_json(line: Line) -> dict[str, Any]:
+    return vars(line) | {"difference": line.difference and intervals.as_json(line.difference)}
 
 
 def _seeds(model: str, settings: CompareConfig) -> list[Subject]:

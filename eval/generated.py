@@ -1,15 +1,13 @@
 """What all tasks with generated answers share: prompts, requests, and what is told beside every score."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import sqrt
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from eval.asked import worded
 from eval.config import TaskConfig
-from eval.intervals import LEVEL, Estimate
+from eval.intervals import Estimate, student
 from eval.items import Generated, Generation, Item
 from eval.metrics.distinct_n import distinct_n
 from fledge.data import prompts
@@ -88,8 +86,8 @@ def pooled_estimate(metric: Callable[..., Any], *columns: Sequence[Any]) -> Esti
         _number(metric(*([x for i, x in enumerate(column) if i % groups != group] for column in columns)))
         for group in range(groups)
     ]
-    error = sqrt((groups - 1) / groups * sum((v - float(np.mean(left_out))) ** 2 for v in left_out))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, groups - 1)) * error
+    mean = float(np.mean(left_out))
+    half, _ = student(value, [((groups - 1) / groups * sum((v - mean) ** 2 for v in left_out), groups - 1)])
     return Estimate(value, value - half, value + half, n)
 
 

@@ -6,7 +6,7 @@ Zou and Donner 2008 (combining intervals); Holm 1979; McNemar 1947, exact form.
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, isfinite, sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -63,21 +63,45 @@ def ratio(parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[Ha
     Args:
         clusters: items of the same cluster (the same prompt) count as one observation; None: each is its own.
     """
+    value, variances = _spread(parts, wholes, clusters)
+    half, _ = student(value, variances)
+    return Estimate(value, value - half, value + half, len(parts))
+
+
+def _spread(
+    parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[Hashable] | None
+) -> tuple[float, list[tuple[float, int]]]:
+    """A ratio and, for `student`, its variance with the degrees of freedom; none where it is of one group."""
     part_N, whole_N = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
-    num_items, total = len(part_N), float(np.sum(whole_N))
+    total = float(whole_N.sum())
     if total == 0:
-        return Estimate(0.0, -np.inf, np.inf, num_items)
-    value = float(np.sum(part_N)) / total
+        return 0.0, []
+    value = float(part_N.sum()) / total
     residual_N = part_N - value * whole_N
     if clusters is not None:
         _, index_N = np.unique(np.array([hash(c) for c in clusters]), return_inverse=True)
         residual_N = np.asarray(np.bincount(index_N, weights=residual_N), dtype=float)
     num_groups = len(residual_N)
     if num_groups < 2:
-        return Estimate(value, -np.inf, np.inf, num_items)
-    error = sqrt(float(np.sum(residual_N**2)) * num_groups / (num_groups - 1)) / total
-    half = float(stats.t.ppf((1 + LEVEL) / 2, num_groups - 1)) * error
-    return Estimate(value, value - half, value + half, num_items)
+        return value, []
+    return value, [(float((residual_N**2).sum()) * num_groups / (num_groups - 1) / total**2, num_groups - 1)]
+
+
+def student(value: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Half of the interval of a value, and its two-sided p-value against 0; infinite and 1 where nothing is known.
+
+    Args:
+        variances: independent ones that add up to the value's, each with its degrees of freedom.
+    Source: Welch 1947.
+    """
+    total = sum(variance for variance, _ in variances)
+    if not variances:
+        return np.inf, 1.0
+    if total == 0:
+        return 0.0, float(value == 0)
+    freedom = total**2 / sum(variance**2 / degrees for variance, degrees in variances)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * sqrt(total)
+    return half, float(2 * stats.t.sf(abs(value) / sqrt(total), freedom))
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -132,26 +156,17 @@ def paired_difference(
         clusters: as in `ratio`; with clusters p is Student's.
     """
     difference_N = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
-    estimate = ratio(difference_N.tolist(), [1.0] * len(difference_N), clusters)
+    value, variances = _spread(difference_N.tolist(), [1.0] * len(difference_N), clusters)
+    half, p = student(value, variances)
     if clusters is None and set(first) | set(second) <= {0.0, 1.0}:
         p = mcnemar(int((difference_N < 0).sum()), int((difference_N > 0).sum()))
-    else:
-        groups = len(set(clusters)) if clusters is not None else len(difference_N)
-        p = _t_test(estimate, groups)
-    return Difference(estimate.value, estimate.low, estimate.high, estimate.n, p)
-
-
-def _t_test(estimate: Estimate, groups: int) -> float:
-    if groups < 2 or estimate.high == estimate.low:
-        return 1.0 if estimate.value == 0 or groups < 2 else 0.0
-    error = (estimate.high - estimate.value) / float(stats.t.ppf((1 + LEVEL) / 2, groups - 1))
-    return float(2 * stats.t.sf(abs(estimate.value) / error, groups - 1))
+    return Difference(value, value - half, value + half, len(difference_N), p)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p-value that two models are equally often right, from the items on which they differ."""
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+    n = only_first + only_second
+    return float(stats.binomtest(only_first, n).pvalue) if n else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,19 +3,16 @@
 An item's influence on a metric is how much the metric moves by it: for a mean its deviation / n, for a ratio (bits per
 byte) its residual / whole, over the number of sets for a score that is a mean over sets. The influences of the same
 item on both sides are subtracted before they are squared, so that what is hard for both models is no noise.
-Sources: Cochran 1977, chapters 6 and 9A (ratios, clusters); Welch 1947 for the degrees of freedom.
+Source: Cochran 1977, chapters 6 and 9A (ratios, clusters).
 """
 
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
-from scipy import stats
-
-from eval.intervals import LEVEL, Difference, mcnemar
+from eval.intervals import Difference, mcnemar, student
 
 Result = Mapping[str, Any]  # as `harness.measure` gives it
 Key = tuple[str, str]  # set and place of an item
@@ -51,12 +48,7 @@ def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -
     parts = [(statistics.variance(side) / len(side), len(side) - 1) for side in values if len(side) > 1]
     if len(sums) > 1:
         parts.append((sum(s * s for s in sums.values()) * len(sums) / (len(sums) - 1), len(sums) - 1))
-    error, p = sqrt(sum(variance for variance, _ in parts)), 1.0 if value == 0 else 0.0
-    half = 0.0
-    if error > 0:
-        freedom = error**4 / sum(variance**2 / degrees for variance, degrees in parts)
-        p = float(2 * stats.t.sf(abs(value) / error, freedom))
-        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    half, p = student(value, parts)
     if all(len(side) == 1 for side in sides) and _is_right_or_wrong([sides[0][0], sides[1][0]], len(sums)):
         pairs = [(sides[0][0].value[key], sides[1][0].value[key]) for key in keys]
         p = mcnemar(sum(a > b for a, b in pairs), sum(b > a for a, b in pairs))

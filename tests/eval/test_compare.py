@@ -1,6 +1,7 @@
 """Models on the same items, and what has become worse."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def test_a_difference_of_means_is_the_paired_t_test() -> None:
     assert found.p == pytest.approx(oracle.pvalue)
     interval = oracle.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_nothing_is_certain_of_items_that_belong_together() -> None:
+    sides = [[result([value] * 3, cluster=["one text"] * 3)] for value in (0.1, 0.9)]
+    found = pairing.difference(sides[0], sides[1], "m")
+    assert found is not None
+    assert found.value == pytest.approx(0.8)
+    assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
 
 
 def test_right_and_wrong_is_mcnemars_exact_test() -> None:
