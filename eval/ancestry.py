@@ -98,16 +98,12 @@ def life(runs: Sequence[Path]) -> list[Stage]:
 
 
 def _link(run: Path, record: dict[str, Any], sha256: Callable[[Path], str]) -> Link:
-    part, wanted = Path(record["path"]), record["sha256"]
-    is_run = "run" in record
-    # Where it was, seen from here; or beside the child, where a folder of runs was moved as a whole.
-    places = [part, run.parent / part.parent.name / part.name] if is_run else [part]
-    there = [place for place in places if place.is_dir()]
-    same = [place for place in there if sha256(place) == wanted]
-    place = (same or there or [part])[0]
-    state: Literal["same", "changed", "missing"] = "same" if same else "changed" if there else "missing"
-    owner = place.parent if is_run else place
-    return Link(record["kind"], owner, is_run and (not there or rundir.is_run(owner)), wanted, state)
+    part, is_run = lineage.located(run, record), "run" in record
+    state: Literal["same", "changed", "missing"] = "missing"
+    if part.is_dir():
+        state = "same" if sha256(part) == record["sha256"] else "changed"
+    owner = part.parent if is_run else part
+    return Link(record["kind"], owner, is_run and (state == "missing" or rundir.is_run(owner)), record["sha256"], state)
 
 
 def _sources(record: dict[str, Any]) -> list[str]:

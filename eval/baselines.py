@@ -33,7 +33,7 @@ class NgramModel:
                 _, first_N = np.unique(hashes[size + 1], return_index=True)
                 gram_N, again_N, count_N = np.unique(hashes[size][first_N + 1], return_index=True, return_counts=True)
                 first_N = first_N[again_N] + 1
-            self._levels.append(_Level(gram_N, count_N, hashes[size - 1][first_N] if size > 1 else None))
+            self._levels.append(_Level(gram_N, count_N, hashes[size - 1][first_N]))
 
     def logprobs(self, ids: np.ndarray) -> np.ndarray:
         """float64 (n - 1,): the log-probability in nats of each id but the first, after up to `order` - 1 others."""
@@ -42,7 +42,7 @@ class NgramModel:
         for size, level in enumerate(self._levels, 1):
             if len(ids) < size:
                 break
-            context_N = hashes[size - 1][: len(hashes[size])] if size > 1 else None
+            context_N = hashes[size - 1][: len(hashes[size])]
             shorter_N = probability_N[size - 1 :]
             probability_N[size - 1 :] = level.interpolate(hashes[size], context_N, shorter_N)
         return np.asarray(np.log(probability_N[1:]))
@@ -63,17 +63,15 @@ class NgramModel:
 class _Level:
     """The n-grams of one length, their counts, and what their contexts add up to."""
 
-    def __init__(self, gram_N: np.ndarray, count_N: np.ndarray, context_N: np.ndarray | None) -> None:
+    def __init__(self, gram_N: np.ndarray, count_N: np.ndarray, context_N: np.ndarray) -> None:
         self._gram_N, self._count_N = gram_N, count_N
-        context_N = np.zeros(len(gram_N), dtype=np.uint64) if context_N is None else context_N
         self._context_C, index_N, self._kinds_C = np.unique(context_N, return_inverse=True, return_counts=True)
         self._total_C = np.bincount(index_N, weights=count_N)
         once, twice = (int((count_N == times).sum()) for times in (1, 2))
         self._discount = once / (once + 2 * twice) if once else 0.5
 
-    def interpolate(self, gram_N: np.ndarray, context_N: np.ndarray | None, shorter_N: np.ndarray) -> np.ndarray:
+    def interpolate(self, gram_N: np.ndarray, context_N: np.ndarray, shorter_N: np.ndarray) -> np.ndarray:
         """Probabilities from those of the order below; unchanged where a context was never seen."""
-        context_N = np.zeros(len(gram_N), dtype=np.uint64) if context_N is None else context_N
         count_N = _look_up(self._gram_N, self._count_N, gram_N)
         total_N = _look_up(self._context_C, self._total_C, context_N)
         kinds_N = _look_up(self._context_C, self._kinds_C, context_N)
@@ -89,8 +87,8 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted_N: np.ndarray) -> np.n
 
 
 def _hashes(ids: np.ndarray, order: int) -> list[np.ndarray]:
-    """For each length up to `order` the hash of every stretch of ids, uint64 (n - length + 1,); none for 0."""
-    return [np.empty(0, np.uint64), *(hashes_of(ids, size) for size in range(1, order + 1))]
+    """For each length from 0 to `order` the hash of every stretch of ids, uint64 (n - length + 1,)."""
+    return [np.zeros(len(ids) + 1, np.uint64), *(hashes_of(ids, size) for size in range(1, order + 1))]
 
 
 def ngram_bits_per_byte(model: NgramModel, pieces: Iterable[np.ndarray], token_bytes: Sequence[bytes]) -> float:

@@ -138,37 +138,39 @@ class Subject:
 
     def generate(self, requests: Sequence[Generation]) -> list[Generated]:
         """Greedy answers, each as if it were alone; of a prompt too long for the context the end is read."""
-        sampling = [self._sampling(request) for request in requests]
-        prompts = [self._prompt_ids(request) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: (sampling[i].max_new_tokens, len(prompts[i])))
+        asked = [self._sampling(request) for request in requests]
         answers: dict[int, Generated] = {}
+        for sampling in dict.fromkeys(asked):
+            places = [i for i, own in enumerate(asked) if own == sampling]
+            prompts = [self._prompt_ids(requests[i]) for i in places]
+            room = generation.context_of(self.model) - sampling.max_new_tokens
+            completions = self.continued([prompt[-room:] for prompt in prompts], sampling)
+            for i, prompt, completion in zip(places, prompts, completions, strict=True):
+                text = self.tokenizer.decode(completion.ids)
+                if completion.stop_string is not None:
+                    text = text.split(completion.stop_string, 1)[0]
+                has_stopped, is_cut = completion.finish == "stop", len(prompt) > room
+                answers[i] = Generated(text, has_stopped, len(completion.ids), is_cut)
+        return [answers[i] for i in range(len(requests))]
+
+    def continued(self, prompts: Sequence[Sequence[int]], sampling: generation.Sampling) -> list[generation.Completion]:
+        """What the model writes behind prompts of ids; smaller batches where memory does not suffice."""
+        waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        found: dict[int, generation.Completion] = {}
         at_once = self.batch_size or GENERATED_AT_ONCE
-        with console.progress("answers", len(requests)) as bar:
-            while order:
-                same = sampling[order[0]]
-                batch = [i for i in order[:at_once] if sampling[i] == same]
+        with console.progress("answers", len(prompts)) as bar:
+            while waiting:
+                batch = waiting[:at_once]
+                rows = [prompts[i] for i in batch]
                 try:
-                    found = self._generate_batch([prompts[i] for i in batch], same)
+                    completions = generation.generate(self.model, rows, sampling, self.tokenizer.token_bytes())
                 except RuntimeError as error:
                     at_once = halved(len(batch), error)
                     continue
-                answers.update(zip(batch, found, strict=True))
-                order = [i for i in order if i not in set(batch)]
+                found.update(zip(batch, completions, strict=True))
+                waiting = waiting[len(batch) :]
                 bar.advance(len(batch))
-        return [answers[i] for i in range(len(requests))]
-
-    def _generate_batch(self, prompts: list[list[int]], sampling: generation.Sampling) -> list[Generated]:
-        room = generation.context_of(self.model) - sampling.max_new_tokens
-        fitted = [prompt[-room:] for prompt in prompts]
-        completions = generation.generate(self.model, fitted, sampling, self.tokenizer.token_bytes())
-        answers = []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            text = self.tokenizer.decode(completion.ids)
-            if completion.stop_string is not None:
-                text = text.split(completion.stop_string, 1)[0]
-            has_stopped = completion.finish == "stop"
-            answers.append(Generated(text, has_stopped, len(completion.ids), len(prompt) > room))
-        return answers
+        return [found[i] for i in range(len(prompts))]
 
     def _sampling(self, request: Generation) -> generation.Sampling:
         ends = [self.tokenizer.end_of_text_id]

@@ -1,5 +1,6 @@
 """How many of an answer's word sequences stand in a reference."""
 
+import itertools
 from collections.abc import Sequence
 
 from eval.metric_module import wrapped
@@ -14,9 +15,7 @@ def bleu(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) 
 
     accepted = [[text] if isinstance(text, str) else list(text) for text in references]
     # sacrebleu takes the first reference of every text, then the second ...; missing ones are None.
-    columns = [
-        [texts[place] if place < len(texts) else None for texts in accepted] for place in range(max(map(len, accepted)))
-    ]
+    columns = [list(column) for column in itertools.zip_longest(*accepted)]
     # 100 may come out as 100.00000000000004.
     return min(1.0, float(sacrebleu.corpus_bleu(list(predictions), columns).score) / 100)
 

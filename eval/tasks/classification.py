@@ -6,6 +6,7 @@ from eval import generated
 from eval.config import TaskConfig
 from eval.harness import DoesNotApply, ItemScore, Scores
 from eval.metrics.f1 import f1
+from eval.metrics.log_loss import SMALLEST
 from eval.metrics.mcc import mcc
 from eval.subject import Subject
 from fledge.data import labelled
@@ -19,7 +20,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
         raise DataError("classification needs labelled texts: give --data PATHS")
     examples = labelled.read(task.data).examples[:limit]
     try:
-        model = classifier.load(subject.path)
+        model = classifier.load(subject.path, subject.device)
     except ModelError as error:
         raise DoesNotApply(str(error)) from None
     numbers = {name: number for number, name in enumerate(model.labels)}
@@ -30,14 +31,12 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     truth = [numbers[example.label] for example in examples]
     probabilities = np.array(list(model.probabilities((e.text, e.text_pair) for e in examples)))
     chosen = model.choose(probabilities).tolist()
+    losses = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], SMALLEST))
     items = [
         ItemScore(
-            example.where,
-            "texts",
-            example.all_text,
-            {"accuracy": float(guess == label), "log_loss": -float(np.log(max(row[label], 1e-12)))},
+            example.where, "texts", example.all_text, {"accuracy": float(guess == label), "log_loss": float(loss)}
         )
-        for example, guess, label, row in zip(examples, chosen, truth, probabilities, strict=True)
+        for example, guess, label, loss in zip(examples, chosen, truth, losses, strict=True)
     ]
     pooled = {name: generated.pooled_estimate(metric, chosen, truth) for name, metric in (("f1", f1), ("mcc", mcc))}
     most = max(truth.count(label) for label in set(truth)) / len(truth)

@@ -13,7 +13,7 @@ from eval.config import TaskConfig
 from eval.harness import DoesNotApply, ItemScore, Scores
 from eval.intervals import Estimate
 from eval.ngrams import Stretches
-from eval.subject import GENERATED_AT_ONCE, Subject
+from eval.subject import Subject
 from fledge import console
 from fledge.models import generation
 from tokenizer import shards
@@ -96,16 +96,8 @@ def _continued(subject: Subject, prompts: list[list[int]], new_tokens: int) -> l
     """The ids of greedy continuations, without the document's end."""
     sampling = generation.Sampling(max_new_tokens=new_tokens, temperature=0.0)
     sampling = generation.fitted(subject.model, subject.tokenizer, sampling)
-    answers: list[np.ndarray] = []
-    with console.progress("continuations", len(prompts)) as bar:
-        at_once = subject.batch_size or GENERATED_AT_ONCE
-        for start in range(0, len(prompts), at_once):
-            batch = prompts[start : start + at_once]
-            for completion in generation.generate(subject.model, batch, sampling):
-                ids = completion.ids[: -1 if completion.finish == "stop" else None]
-                answers.append(np.array(ids, dtype=np.int64))
-            bar.advance(len(batch))
-    return answers
+    completions = subject.continued(prompts, sampling)
+    return [np.array(c.ids[:-1] if c.finish == "stop" else c.ids, dtype=np.int64) for c in completions]
 
 
 def _baselines(folder: object, stream: TokenStream, lengths: Sequence[int]) -> dict[str, float]:

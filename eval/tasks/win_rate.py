@@ -29,25 +29,16 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     prompts = [generated.prompt_of(row, task) for row in found]
     answers = subject.generate([generated.request(prompt, task) for prompt in prompts])
     others = _others(prompts, task, [row.where for row in found], subject)
-    judge = RewardModel.open(task.reward_model, str(next(subject.model.parameters()).device))
+    judge = RewardModel.open(task.reward_model, subject.device)
     asked = [prompt.messages for prompt in prompts]
     console.note(f"judged by {task.reward_model}")
     rewards = judge.score(asked, [answer.text for answer in answers])
     other_rewards = judge.score(asked, others)
-    items = [
-        ItemScore(
-            row.where,
-            row.source,
-            generated.text_of(prompt),
-            {
-                "win_rate": win(reward, other),
-                "ties": float(win(reward, other) == 0.5),
-                "reward": reward,
-                **generated.beside(answer),
-            },
-        )
-        for row, prompt, reward, other, answer in zip(found, prompts, rewards, other_rewards, answers, strict=True)
-    ]
+    items = []
+    for row, prompt, reward, other, answer in zip(found, prompts, rewards, other_rewards, answers, strict=True):
+        won = win(reward, other)
+        values = {"win_rate": won, "ties": float(won == 0.5), "reward": reward, **generated.beside(answer)}
+        items.append(ItemScore(row.where, row.source, generated.text_of(prompt), values))
     baselines = {"win_rate": 0.5, "reward": sum(other_rewards) / len(other_rewards)}
     settings = {"against": task.against or "the data's answers", "reward_model": task.reward_model}
     return Scores(items, baselines, generated.variety([[answer] for answer in answers]), settings=settings)
@@ -61,7 +52,7 @@ def win(reward: float, other: float) -> float:
 def _others(prompts: list[Prompt], task: TaskConfig, where: list[str], subject: Subject) -> list[str]:
     """The other model's answers, or those in the data."""
     if task.against:
-        other = Subject.open(task.against, str(next(subject.model.parameters()).device))
+        other = Subject.open(task.against, subject.device)
         return [a.text for a in other.generate([generated.request(prompt, task) for prompt in prompts])]
     for prompt, place in zip(prompts, where, strict=True):
         if prompt.reference is None:

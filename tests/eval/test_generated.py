@@ -16,7 +16,8 @@ from eval.subject import Subject
 from fledge.data import prompts
 from fledge.data.rows import Row
 from fledge.errors import ConfigError, DataError, FledgeError
-from fledge.models.generation import Sampling
+from fledge.models import generation
+from fledge.models.generation import Completion
 
 
 def write(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
@@ -56,21 +57,19 @@ def test_answers_are_float32s_and_say_so(subject: Subject, tmp_path: Path) -> No
     assert harness.measure(low, task)["settings"]["dtype"] == "float32"
 
 
-class Crowded(Subject):
-    """A model on a machine that has room for two answers at once."""
-
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Generated]:
-        if len(prompts) > 2:
-            raise RuntimeError("CUDA out of memory")
-        return super()._generate_batch(prompts, sampling)
-
-
 def test_too_little_memory_for_answers_makes_batches_smaller_and_says_so(
-    subject: Subject, capsys: pytest.CaptureFixture[str]
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests = [Generation(prompt, 4) for prompt in ("Mara", "The", "A dog", "x", "Who", "One", "is")]
-    crowded = Crowded(subject.path, "cpu", "float32", batch_size=5)
-    assert crowded.generate(requests) == subject.generate(requests)
+    alone, real = subject.generate(requests), generation.generate
+
+    def crowded(model: Any, prompts: Any, *arguments: Any) -> list[Completion]:
+        if len(prompts) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return real(model, prompts, *arguments)
+
+    monkeypatch.setattr(generation, "generate", crowded)
+    assert Subject(subject.path, "cpu", "float32", batch_size=5).generate(requests) == alone
     assert "not enough memory for 5 texts at once; going on with 2" in capsys.readouterr().err
 
 
