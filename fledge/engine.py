@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from fledge.errors import ConfigError
 from fledge.models.loss import IGNORED, compile_loss
 
-LARGEST_KEPT = 1 << 30  # bytes; larger blocks go back to the system when they are freed, as all did
+LARGEST_KEPT = 256 << 20  # bytes: a block of GPT-2's embeddings; what is larger goes back to the system when freed
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def keep_freed_memory() -> None:
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD; the one alone would fix the other at 128 KiB
-            set_option(option, LARGEST_KEPT)
+        set_option(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: bytes kept at the heap's end, the most that is possible
+        set_option(-3, LARGEST_KEPT)  # M_MMAP_THRESHOLD, which would be 128 KiB from now on
 
 
 def require_compiler() -> None:
