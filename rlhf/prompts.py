@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fledge import console
 from fledge.data import prompts
 from fledge.data import rows as row_reader
-from fledge.data.conversations import normalised
+from fledge.data.conversations import normalised, prompt_hash
 from fledge.data.messages import Message
 from fledge.data.rows import Reject, Row
 from fledge.data.sources import Source
-from fledge.data.text import digest
 from fledge.errors import DataError
 from fledge.tokens import TextTokenizer
 from tokenizer import chat
@@ -25,13 +25,18 @@ class Asked:
     messages: list[Message]
     ids: list[int]  # by the chat template, up to where the answer begins; plain text without a template
 
+    @cached_property
+    def hash(self) -> int:
+        """A number below 2^64 by what is asked first, as for conversations and preferences."""
+        return prompt_hash(self.messages)
+
 
 @dataclass(frozen=True)
 class Prompts:
     """The prompts of some sources, each once."""
 
     train: list[Asked]
-    held_out: list[Asked]  # by a hash of the prompt, so whatever seed and order; sorted by it
+    held_out: list[Asked]  # by a hash of the prompt, so whatever seed and order, and as in other stages; sorted by it
     sources: list[Source]
     num_duplicates: int
     num_too_long: int
@@ -45,51 +50,45 @@ def read(
     Args:
         room: tokens that a prompt may have; longer ones are left out and counted.
     Raises:
-        DataError: no rows, too many bad ones, or no prompt short enough.
+        DataError: no rows, too many bad ones, or fewer than two prompts that are short enough and begin otherwise.
     """
     found = row_reader.read(inputs, max_bad_share)
-    seen: set[int] = set()
-    asked: list[tuple[int, Asked]] = []
+    different: dict[tuple[tuple[str, str], ...], Asked] = {}
     rejects: list[Reject] = []
-    num_too_long = 0
     for row in found.rows:
         try:
             one = of_row(row, tokenizer)
         except ValueError as error:
             rejects.append(Reject(row.source, row.position, str(error)))
-            continue
-        key = _hash(one)
-        if key in seen:
-            continue
-        seen.add(key)
-        if len(one.ids) > room:
-            num_too_long += 1
         else:
-            asked.append((key, one))
+            different.setdefault(tuple((m["role"], normalised(m["content"])) for m in one.messages), one)
     row_reader.check_share(rejects, len(found.rows), max_bad_share)
-    named = ", ".join(inputs)
-    if len(asked) < 2:
+    asked = [one for one in different.values() if len(one.ids) <= room]
+    num_duplicates = len(found.rows) - len(rejects) - len(different)
+    num_too_long = len(different) - len(asked)
+    named, hashes = ", ".join(inputs), {one.hash for one in asked}
+    if len(hashes) < 2:
         raise DataError(
-            f"{named}: {len(asked)} prompts fit into {room} tokens, {num_too_long} are longer; "
-            "at least two are needed: shorten them, or lower --sampling.max-new-tokens"
+            f"{named}: {len(asked)} prompts fit into {room} tokens, {num_too_long} are longer; at least two that begin "
+            "otherwise are needed: shorten them, or lower --sampling.max-new-tokens"
         )
-    num_duplicates = len(found.rows) - len(rejects) - len(seen)
     console.note(
         f"{named}: {len(asked)} prompts ({num_duplicates} stand twice, {num_too_long} are longer than {room} tokens)"
     )
-    limit = max(held_out_share * 2**64, min(key for key, _ in asked) + 1)  # one at least
-    train = [one for key, one in asked if key >= limit]
-    held_out = sorted((pair for pair in asked if pair[0] < limit), key=lambda pair: pair[0])
-    return Prompts(train, [one for _, one in held_out], found.sources, num_duplicates, num_too_long)
+    limit = min(max(held_out_share * 2**64, min(hashes) + 1), max(hashes))  # one at least on each side
+    held_out = sorted((one for one in asked if one.hash < limit), key=lambda one: one.hash)
+    return Prompts([one for one in asked if one.hash >= limit], held_out, found.sources, num_duplicates, num_too_long)
 
 
 def of_row(row: Row, tokenizer: TextTokenizer) -> Asked:
     """The prompt of one row.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or nothing in it is said by a user.
     """
     asked = prompts.of_row(row.values)
+    if all(message["role"] != "user" for message in asked.messages):
+        raise ValueError("no message in it is a user's")
     return Asked({"prompt": asked.plain} | row.values, asked.messages, ids_of(asked.messages, tokenizer))
 
 
@@ -98,8 +97,3 @@ def ids_of(messages: Sequence[Message], tokenizer: TextTokenizer) -> list[int]:
     if tokenizer.chat_template is not None:
         return chat.render(tokenizer, messages, add_generation_prompt=True).ids
     return tokenizer.encode("\n\n".join(message["content"] for message in messages))
-
-
-def _hash(asked: Asked) -> int:
-    text = "\0".join(f"{message['role']}\0{normalised(message['content'])}" for message in asked.messages)
-    return int.from_bytes(digest(text.encode())[8:], "little")

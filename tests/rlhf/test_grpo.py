@@ -154,10 +154,17 @@ def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
 # --- runs ---
 
 
-def test_the_reward_rises_and_the_model_loads(trained: Path) -> None:
-    result = result_of(trained)
+def test_the_reward_rises(qwen3: Path, letters: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Tell me of {n}"}) + "\n" for n in range(300)))
+    more = ["--run.max-steps=10", "--batch.examples=64", "--optim.learning-rate=0.01", "--validation.at-end=90"]
+    assert train(qwen3, prompts, letters, tmp_path / "r", "--group.steps=2", *more) == 0
+    result = result_of(tmp_path / "r")
     assert result["reward_gain"]["low"] > 0
     assert result["kl"] > 0
+
+
+def test_the_model_loads_and_tells_what_it_was_like(trained: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(trained / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
     stops = tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id)
