@@ -7,8 +7,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 
 from eval import intervals
@@ -25,6 +27,7 @@ from fledge.rundir import RunFolder
 from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Batch, Job, Progress
 from rlhf import prompts, told
+from rlhf.agreement import wins
 from rlhf.config import DpoConfig
 from rlhf.policy import Answers, Policy
 from rlhf.prompts import Asked
@@ -156,11 +159,10 @@ def _answer_ids(tokenizer: TextTokenizer, stop_id: int, pair: Pair, answer: str,
 
 def collate(examples: Sequence[Example]) -> Batch:
     """A batch as TRL reads it: (2B, T), first the chosen answers, then the rejected ones, padded at the right."""
-    answers = [one.chosen for one in examples] + [one.rejected for one in examples]
-    asked = [one.prompt for one in examples] * 2
-    ids_BT, is_real_BT = pad([p + a for p, a in zip(asked, answers, strict=True)], 0)
+    both = _both(examples)
+    ids_BT, is_real_BT = pad(both.ids, 0)
     is_answer_BT = is_real_BT.clone()
-    for row, prompt in zip(is_answer_BT, asked, strict=True):
+    for row, prompt in zip(is_answer_BT, both.prompts, strict=True):
         row[: len(prompt)] = 0
     chosen, rejected = zip(*(one.reference for one in examples), strict=True)
     return {
@@ -171,6 +173,13 @@ def collate(examples: Sequence[Example]) -> Batch:
         "ref_rejected_logps": torch.tensor(rejected),
         "num_tokens": int(is_real_BT.sum()),
     }
+
+
+def _both(examples: Sequence[Example]) -> Answers:
+    """First the chosen answers, then the rejected ones."""
+    return Answers(
+        [one.prompt for one in examples] * 2, [one.chosen for one in examples] + [one.rejected for one in examples]
+    )
 
 
 # --- log-probabilities ---
@@ -188,6 +197,8 @@ def _ask_reference(pupil: Pupil, train: Sequence[Example], held_out: Sequence[Ex
         [one.length for one in train],
     )
     met = [train[number] for number in sorted(set(itertools.chain(*order)))] + list(held_out)
+    model = pupil.model  # new adapters change nothing
+    policy = Policy(model.get_base_model() if hasattr(model, "get_base_model") else model)
     dtype = device.torch_dtype(settings.run.dtype)  # as the trainer's own forward pass
     with (
         console.progress("what the reference thinks", len(met), "pairs") as bar,
@@ -195,21 +206,14 @@ def _ask_reference(pupil: Pupil, train: Sequence[Example], held_out: Sequence[Ex
     ):
         for start in range(0, len(met), ASKED_TOGETHER):
             some = met[start : start + ASKED_TOGETHER]
-            for one, found in zip(some, logprobs(Policy(_bare(pupil.model)), some), strict=True):
+            for one, found in zip(some, logprobs(policy, some), strict=True):
                 one.reference = found
             bar.advance(len(some))
 
 
-def _bare(model: Any) -> Any:
-    """The model within its adapters, which are at work nevertheless; new ones change nothing."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def logprobs(policy: Policy, examples: Sequence[Example]) -> list[tuple[float, float]]:
     """log-probabilities of the chosen and of the rejected answer, nats."""
-    asked = [one.prompt for one in examples] * 2
-    answers = [one.chosen for one in examples] + [one.rejected for one in examples]
-    sums = [float(logprob_N.sum()) for logprob_N in policy.scored(Answers(asked, answers))]
+    sums = [float(logprob_N.sum()) for logprob_N in policy.scored(_both(examples))]
     return list(zip(sums[: len(examples)], sums[len(examples) :], strict=True))
 
 
@@ -289,25 +293,17 @@ def _loss_of_parent(settings: DpoConfig) -> float:
 
 def _of_pairs(model: Any, examples: Sequence[Example], beta: float) -> dict[str, Any]:
     """How the implicit rewards, beta log(policy / reference), tell chosen from rejected; beside the longer answer."""
-    own = logprobs(Policy(model), examples)
-    rises = [
-        (chosen - one.reference[0], rejected - one.reference[1])
-        for one, (chosen, rejected) in zip(examples, own, strict=True)
-    ]
-    prompts_ = [one.pair.hash for one in examples]
-    words = [(len(one.pair.chosen.split()), len(one.pair.rejected.split())) for one in examples]
-    rights = [_wins(chosen, rejected) for chosen, rejected in rises]
+    rise_N2 = np.array(logprobs(Policy(model), examples)) - np.array([one.reference for one in examples])
+    margin_N = rise_N2[:, 0] - rise_N2[:, 1]
+    longer_N = np.array([len(one.pair.chosen.split()) - len(one.pair.rejected.split()) for one in examples])
+    accuracy = intervals.clustered_proportion(wins(margin_N), [one.pair.hash for one in examples])
     return {
         "held_out": len(examples),
-        "accuracy": intervals.as_json(intervals.clustered_proportion(rights, prompts_)),
-        "margin": beta * sum(chosen - rejected for chosen, rejected in rises) / len(rises),
-        "chosen_rise": sum(chosen for chosen, _ in rises) / len(rises),
-        "baselines": {"longer": sum(_wins(*pair) for pair in words) / len(words)},
+        "accuracy": intervals.as_json(accuracy),
+        "margin": beta * float(margin_N.mean()),
+        "chosen_rise": float(rise_N2[:, 0].mean()),
+        "baselines": {"longer": fmean(wins(longer_N))},
     }
-
-
-def _wins(first: float, second: float) -> float:
-    return 0.5 if first == second else float(first > second)
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

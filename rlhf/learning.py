@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -20,18 +20,33 @@ from rlhf.session import Session
 
 @dataclass
 class Learned:
-    """Means over the tokens that a step's updates read."""
+    """What a step's updates have added up to."""
 
-    policy_loss: float = 0.0
-    value_loss: float = 0.0
-    entropy: float = 0.0  # nats/token
-    clipped_share: float = 0.0
+    updates: int = 0  # of the policy
+    critic_updates: int = 0
+    tokens: int = 0  # read in the policy's updates
+    clipped: float = 0.0  # of these
+    entropy: float = 0.0  # over them, nats
+    policy_loss: float = 0.0  # over updates
+    gradient_norm: float = 0.0  # of the policy, over updates
+    value_loss: float = 0.0  # over the critic's updates
     step_kl: float = 0.0  # nats/token, of the last minibatch: how far the step has moved the policy
     ratio_error: float = 0.0  # largest |ratio - 1| in the first minibatch, before any update
-    gradient_norm: float = 0.0  # of the policy's updates, mean
-    updates: int = 0  # of the policy
     stopped_early: bool = False
-    sums: dict[str, float] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """Means, by their names in metrics.jsonl."""
+        updates, tokens = max(1, self.updates), max(1, self.tokens)
+        return {
+            "entropy": self.entropy / tokens,
+            "policy_loss": self.policy_loss / updates,
+            "value_loss": self.value_loss / self.critic_updates,
+            "clipped_share": self.clipped / tokens,
+            "ratio_error": self.ratio_error,
+            "step_kl": self.step_kl,
+            "gradient_norm": self.gradient_norm / updates,
+            "updates": self.updates,
+        }
 
 
 class Learner:
@@ -60,12 +75,6 @@ class Learner:
                 processes.progress()
             if learned.stopped_early:
                 break
-        tokens = learned.sums.get("tokens", 0) or 1
-        learned.clipped_share = learned.sums.get("clipped", 0.0) / tokens
-        learned.entropy = learned.sums.get("entropy", 0.0) / tokens
-        learned.policy_loss = learned.sums.get("policy_loss", 0.0) / max(1, learned.updates)
-        learned.gradient_norm = learned.sums.get("gradient_norm", 0.0) / max(1, learned.updates)
-        learned.value_loss = learned.sums["value_loss"] / learned.sums["critic_updates"]
         return learned
 
     def _update_policy(self, lesson: Lesson, rows: Sequence[int], learned: Learned) -> None:
@@ -90,15 +99,12 @@ class Learner:
         if not learned.updates:
             learned.ratio_error = max(float(part.ratio_error) for part, _ in found)
         learned.updates += 1
+        learned.tokens += num_tokens
+        learned.clipped += clipped
+        learned.entropy += entropy
+        learned.policy_loss += result.loss
+        learned.gradient_norm += result.gradient_norm
         learned.step_kl = kl_old / num_tokens
-        for name, value in (
-            ("tokens", num_tokens),
-            ("clipped", clipped),
-            ("entropy", entropy),
-            ("policy_loss", result.loss),
-            ("gradient_norm", result.gradient_norm),
-        ):
-            learned.sums[name] = learned.sums.get(name, 0.0) + value
         limit = self._settings.clip.stop_kl
         learned.stopped_early = bool(limit) and learned.step_kl > limit
 
@@ -112,8 +118,8 @@ class Learner:
 
         result = self._session.critic.update(self._portions(lesson, rows, loss))
         self._require_finite("critic", result.is_finite)
-        for name, value in (("value_loss", result.loss), ("critic_updates", 1)):
-            learned.sums[name] = learned.sums.get(name, 0.0) + value
+        learned.value_loss += result.loss
+        learned.critic_updates += 1
 
     def _portions(
         self, lesson: Lesson, rows: Sequence[int], loss: Callable[[list[int]], Tensor]
@@ -131,9 +137,3 @@ class Learner:
                 f"step {self._session.counters.step + 1}: the {whose}'s loss or gradient is not finite; lower its "
                 "learning rate (--optim.learning-rate, --optim.critic-learning-rate) and start a new run"
             )
-
-
-def explained_variance(lesson: Lesson) -> float:
-    """See `losses.explained_variance`, over all tokens of a lesson."""
-    is_token = lesson.is_token_BN
-    return losses.explained_variance(lesson.value_BN[is_token], lesson.return_BN[is_token])

@@ -14,10 +14,10 @@ from fledge.errors import ConfigError, RunFailed
 from fledge.metrics_log import read_metrics
 from fledge.models import folder as model_folder
 from fledge.rundir import RunFolder
-from rlhf import diagnosis, rollout, told
+from rlhf import diagnosis, losses, rollout, told
 from rlhf.cast import Cast, share
 from rlhf.config import PpoConfig
-from rlhf.learning import Learner, explained_variance
+from rlhf.learning import Learner
 from rlhf.session import Session
 
 
@@ -170,22 +170,15 @@ def _step(cast: Cast, session: Session, learner: Learner) -> dict[str, Any]:
     )
     rate = session.set_learning_rates()
     learned = learner.learn(lesson)
-    kl = fmean(episode.kl for episode in episodes)
+    kl, is_token = fmean(episode.kl for episode in episodes), lesson.is_token_BN
     metrics = {
         "reward": fmean(episode.score for episode in episodes),
         "kl": kl,
         "kl_weight": session.kl.weight,
         "answer_tokens": fmean(len(episode.answer.ids) for episode in episodes),
         "stopped_share": fmean(episode.answer.has_stopped for episode in episodes),
-        "entropy": learned.entropy,
-        "policy_loss": learned.policy_loss,
-        "value_loss": learned.value_loss,
-        "explained_variance": explained_variance(lesson),
-        "clipped_share": learned.clipped_share,
-        "ratio_error": learned.ratio_error,
-        "step_kl": learned.step_kl,
-        "gradient_norm": learned.gradient_norm,
-        "updates": learned.updates,
+        **learned.metrics(),
+        "explained_variance": losses.explained_variance(lesson.value_BN[is_token], lesson.return_BN[is_token]),
         "learning_rate": rate,
     }
     session.kl.update(kl, len(episodes))
