@@ -1,6 +1,6 @@
 """What a model has to beat: simple classifiers, trained on the same rows in seconds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,8 @@ def scores(
         balanced: whether the classes count alike in training, as the model's do.
     """
     texts, truth = [e.all_text for e in train], [labels.index(e.label) for e in train]
-    weight = "balanced" if balanced else None
     found = {}
-    for name, make in BASELINES.items():
-        classifier = make(weight)
+    for name, classifier in _classifiers("balanced" if balanced else None).items():
         classifier.fit(texts, truth)
         found[name] = _scores(classifier, [e.all_text for e in test], len(labels))
     return found
@@ -37,31 +35,18 @@ def _scores(classifier: Any, texts: list[str], num_labels: int) -> np.ndarray:
     return scores
 
 
-def _majority(weight: str | None) -> Any:
+def _classifiers(weight: str | None) -> dict[str, Any]:
     from sklearn.dummy import DummyClassifier
-
-    return DummyClassifier(strategy="prior")
-
-
-def _words(weight: str | None) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-
-    return make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000, class_weight=weight))
-
-
-def _characters(weight: str | None) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    features = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), sublinear_tf=True)
-    return make_pipeline(features, LinearSVC(class_weight=weight))
-
-
-BASELINES: dict[str, Callable[[str | None], Any]] = {
-    "majority": _majority,
-    "tfidf_words_logistic_regression": _words,
-    "tfidf_characters_svm": _characters,
-}
+    characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), sublinear_tf=True)
+    return {
+        "majority": DummyClassifier(strategy="prior"),
+        "tfidf_words_logistic_regression": make_pipeline(
+            TfidfVectorizer(), LogisticRegression(max_iter=1000, class_weight=weight)
+        ),
+        "tfidf_characters_svm": make_pipeline(characters, LinearSVC(class_weight=weight)),
+    }

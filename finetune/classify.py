@@ -1,6 +1,5 @@
 """`fledge finetune classify`: labelled texts and any model to a classifier, measured beside simple baselines."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -159,16 +158,15 @@ def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[
 
 
 def _answer(
-    settings: ClassifyConfig, folder: RunFolder, made: Classifier, data: Labelled, split: Split, rows: Sequence[Row]
+    settings: ClassifyConfig, folder: RunFolder, made: Classifier, data: Labelled, split: Split, encoded: Sequence[Row]
 ) -> None:
     """Write what the model and the baselines say of each test row."""
     train, test = ([data.examples[index] for index in part] for part in (split.train, split.test))
-    probability_NC = softmax(made.logits([row.ids for row in rows]), axis=1)
+    probability_NC = softmax(made.logits([row.ids for row in encoded]), axis=1)
     chosen_N = made.choose(probability_NC)
     scores = baselines.scores(train, test, made.labels, settings.balance != "none")
-    lines = []
-    for n, example in enumerate(test):
-        row = {
+    rows = (
+        {
             "where": example.where,
             "text": example.all_text,
             "truth": made.labels.index(example.label),
@@ -176,8 +174,9 @@ def _answer(
             "probabilities": probability_NC[n].tolist(),
             "baselines": {name: score_NC[n].tolist() for name, score_NC in scores.items()},
         }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    folder.write(verdict.PREDICTIONS, "".join(lines))
+        for n, example in enumerate(test)
+    )
+    published.write_rows(folder, verdict.PREDICTIONS, rows)
 
 
 def _lines(made: Classifier, facts: dict[str, Any]) -> list[str]:

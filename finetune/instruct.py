@@ -1,6 +1,5 @@
 """`fledge finetune instruct`: any model to one that answers."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +52,7 @@ def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
     folder.track_with(settings.run.trackers)
     read = {"sources": src.describe(lesson.data.sources), "conversations": len(lesson.data.train)}
     published.record(folder, settings.run, lesson.path, lesson.tokenizer, lesson.model, data=read)
-    rows = (json.dumps({"messages": c.messages}, ensure_ascii=False) + "\n" for c in lesson.data.held_out)
-    folder.write(HELD_OUT, "".join(rows))
+    published.write_rows(folder, HELD_OUT, ({"messages": c.messages} for c in lesson.data.held_out))
     _announce(settings, lesson)
 
     def check(model: nn.Module) -> dict[str, float]:

@@ -110,23 +110,20 @@ class Judged:
 
     def confusion(self) -> list[list[int]]:
         """How often each true label (row) was given each label (column)."""
-        counts = np.zeros((len(self.labels), len(self.labels)), dtype=int)
-        np.add.at(counts, (self.model.truth, self.model.chosen), 1)
-        return counts.tolist()
+        from sklearn.metrics import confusion_matrix
+
+        found: np.ndarray = confusion_matrix(self.model.truth, self.model.chosen, labels=range(len(self.labels)))
+        return found.tolist()
 
     def per_label(self) -> dict[str, dict[str, float]]:
         """Precision, recall, F1 and number of rows of each label."""
-        counts = np.array(self.confusion())
-        right, given, true = np.diag(counts), counts.sum(0), counts.sum(1)
-        return {
-            name: {
-                "precision": float(right[k] / max(given[k], 1)),
-                "recall": float(right[k] / max(true[k], 1)),
-                "f1": float(2 * right[k] / max(given[k] + true[k], 1)),
-                "n": int(true[k]),
-            }
-            for k, name in enumerate(self.labels)
-        }
+        from sklearn.metrics import precision_recall_fscore_support
+
+        columns = precision_recall_fscore_support(
+            self.model.truth, self.model.chosen, labels=range(len(self.labels)), zero_division=0
+        )
+        rows = zip(self.labels, *(column.tolist() for column in columns), strict=True)
+        return {label: {"precision": p, "recall": r, "f1": f1, "n": n} for label, p, r, f1, n in rows}
 
     def mistakes(self, count: int = 20) -> list[dict[str, Any]]:
         """The rows on which the model is wrong with the highest probability."""

@@ -1,7 +1,7 @@
 """What a run that trains a parent notes before its first step, and the folder that it publishes after its last."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ def before(folder: RunFolder, measure: Callable[[], dict[str, Any]]) -> dict[str
         folder.write(BEFORE, json.dumps(found))
         processes.wait_for_all()
     return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def write_rows(folder: RunFolder, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a file of JSON lines into the run's folder."""
+    folder.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def merge(made: Classifier, ids: Sequence[Sequence[int]]) -> dict[str, float]:

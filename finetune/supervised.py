@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from fledge import console, trainer_bridge
 from fledge.data.conversations import Conversation
@@ -80,22 +81,18 @@ def pack(examples: Sequence[Example], row_tokens: int) -> list[Example]:
 
 def collate(rows: Sequence[Example]) -> Batch:
     """A batch (B, T), padded at the right; positions start again with each example in a row."""
-    longest = max(len(row["input_ids"]) for row in rows)
-    shape = (len(rows), longest)
-    ids_BT, labels_BT = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
-    # 0 over the padding, too: each padded place is an example of its own, which nothing looks at.
-    positions_BT = torch.zeros(shape, dtype=torch.long)
-    for place, row in enumerate(rows):
-        length = len(row["input_ids"])
-        ids_BT[place, :length] = torch.tensor(row["input_ids"])
-        labels_BT[place, :length] = torch.tensor(row["labels"])
-        positions_BT[place, :length] = torch.cat([torch.arange(n) for n in row["seq_lengths"]])
+    positions = [torch.cat([torch.arange(length) for length in row["seq_lengths"]]) for row in rows]
     return {
-        "input_ids": ids_BT,
-        "labels": labels_BT,
-        "position_ids": positions_BT,
-        "num_tokens": sum(len(row["input_ids"]) for row in rows),
+        "input_ids": _padded([torch.tensor(row["input_ids"]) for row in rows]),
+        "labels": _padded([torch.tensor(row["labels"]) for row in rows], IGNORED),
+        # 0 over the padding, too: each padded place is an example of its own, which nothing looks at.
+        "position_ids": _padded(positions),
+        "num_tokens": sum(map(len, positions)),
     }
+
+
+def _padded(rows: list[Tensor], filler: int = 0) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=filler)
 
 
 def num_targets(batch: Batch) -> int:

@@ -1,14 +1,13 @@
 """`fledge rlhf compare`: what each run gained, at its KL to the reference, of what could be gained there."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune import vocabulary
+from finetune import published, vocabulary
 from fledge import console, lineage, plots
 from fledge.data.sources import describe
 from fledge.errors import DataError
@@ -52,7 +51,7 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
         rewards=[one.identity for one in (reward, gold) if one],
     )
     everyone = _answers(settings, model, found, asked, tokenizer, judges)
-    folder.write("answers.jsonl", _first_answers(asked, everyone))
+    published.write_rows(folder, "answers.jsonl", _first_answers(asked, everyone))
     points = _points(settings, found, everyone)
     against = Standing(points[0], everyone[REFERENCE], settings.seed)
     result = {
@@ -128,13 +127,11 @@ def _points(settings: CompareConfig, found: Sequence[Contestant], everyone: dict
     ]
 
 
-def _first_answers(asked: Sequence[Asked], everyone: dict[str, Drawn]) -> str:
-    """A JSON line for each prompt, with the first answer of each policy."""
-    lines = []
+def _first_answers(asked: Sequence[Asked], everyone: dict[str, Drawn]) -> Iterator[dict[str, Any]]:
+    """For each prompt the first answer of each policy."""
     for row, one in enumerate(asked):
         said = {name: {"text": x.text[row, 0], "reward": x.reward[row, 0]} for name, x in everyone.items()}
-        lines.append(json.dumps({"prompt": one.row["prompt"], "answers": said}, ensure_ascii=False) + "\n")
-    return "".join(lines)
+        yield {"prompt": one.row["prompt"], "answers": said}
 
 
 def _draw(result: dict[str, Any], against: Standing, file: Path) -> None:

@@ -1,6 +1,5 @@
 """`fledge rlhf reward`: preferences and any model to a reward model, measured beside simple baselines."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,9 +149,8 @@ def _calibrate(made: RewardModel, rows: Sequence[Row]) -> float:
 
 def _write(folder: RunFolder, pairs: Sequence[Pair], reward_N2: np.ndarray, baselines: dict[str, np.ndarray]) -> None:
     """Write what the model and the baselines say of each test pair."""
-    lines = []
-    for n, pair in enumerate(pairs):
-        row = {
+    rows = (
+        {
             "where": pair.where,
             "prompt": pair.prompt,
             "chosen": pair.chosen,
@@ -161,5 +159,6 @@ def _write(folder: RunFolder, pairs: Sequence[Pair], reward_N2: np.ndarray, base
             "reward_rejected": float(reward_N2[n, 1]),
             "baselines": {name: float(margin_N[n]) for name, margin_N in baselines.items()},
         }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    folder.write(reward_verdict.PREDICTIONS, "".join(lines))
+        for n, pair in enumerate(pairs)
+    )
+    published.write_rows(folder, reward_verdict.PREDICTIONS, rows)
