@@ -107,15 +107,17 @@ def prune(folder: Path, keep: int, best_step: int | None = None) -> None:
     """Delete all but the newest `keep` checkpoints and the best one."""
     for checkpoint in listed(folder)[:-keep] if processes.is_first() else []:
         if step_of(checkpoint) != best_step:
-            doomed = atomic.partial_path(checkpoint)
-            checkpoint.rename(doomed)
-            shutil.rmtree(doomed)
+            _delete(checkpoint)
 
 
 def drop_after(folder: Path, step: int) -> None:
     """Delete checkpoints newer than a step (a roll-back, or damaged ones that will be written again)."""
     for checkpoint in listed(folder) if processes.is_first() else []:
         if step_of(checkpoint) > step:
-            doomed = atomic.partial_path(checkpoint)
-            checkpoint.rename(doomed)
-            shutil.rmtree(doomed)
+            _delete(checkpoint)
+
+
+def _delete(checkpoint: Path) -> None:
+    doomed = atomic.partial_path(checkpoint)  # a part of it must not be taken for a checkpoint
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)

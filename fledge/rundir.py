@@ -43,7 +43,7 @@ class RunFolder:
 
     def freeze(self, resolved: CommandConfig) -> None:
         """Write config.yaml with every derived value in place."""
-        atomic.write_file(self.path / "config.yaml", config.dump(resolved))
+        self.write("config.yaml", config.dump(resolved))
 
     def publish(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """An empty folder to fill that becomes `name` in this run when the block ends without an error."""
@@ -160,9 +160,6 @@ class FollowersFolder(RunFolder):
         processes.wait_for_all()
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Nothing: the first process writes."""
-
-    def freeze(self, resolved: CommandConfig) -> None:
         """Nothing: the first process writes."""
 
     def log(self, metrics: dict[str, Any]) -> None:

@@ -74,6 +74,7 @@ class Sharding:
         self._start_phase, self._start, self._start_rows = 0, Cursor(), RowCounts()
         self._step = 0
         self._is_inside_document = self._is_kept = False
+        self._files = contextlib.ExitStack()
         with disk_errors(self._unfinished):
             self._open_folder()
 
@@ -82,14 +83,13 @@ class Sharding:
         if checkpoint is None:
             shutil.rmtree(self._unfinished, ignore_errors=True)
             self._unfinished.mkdir()
-        self._writers: dict[Split, shards.ShardWriter] = {
-            split: shards.ShardWriter(self._unfinished, split, self._tokenizer) for split in shards.SPLITS
-        }
+        self._writers = self._files.enter_context(shards.writers_in(self._unfinished, self._tokenizer))
         rejects = self._unfinished / _REJECTS
         if checkpoint is not None:
             self._restore(checkpoint, rejects)
         # An excerpt of a broken row may hold half a surrogate pair.
-        self._rejects_file = rejects.open("a", encoding="utf-8", errors="backslashreplace")
+        rejects_file = rejects.open("a", encoding="utf-8", errors="backslashreplace")
+        self._rejects_file = self._files.enter_context(rejects_file)
 
     def run(self) -> None:
         """Go through the input from where the last checkpoint stood and publish the shards."""
@@ -110,13 +110,12 @@ class Sharding:
         phase = self._phases[number]
         reader = reader_of(self._config, phase.sources, self._reject)
         splitter = Splitter(plan_of(self._config), phase.split)
-        shown = 0
+        before = sum(src.total_size_bytes(earlier.sources) or 0 for earlier in self._phases[:number])
         for document in reader.documents(start, rows):
             if self._accept(document):
                 for chunk in splitter.chunks(document):
                     self._add(chunk)
-            self._progress.advance(reader.size_bytes_done - shown, f"{self._counts['documents']} documents")
-            shown = reader.size_bytes_done
+            self._progress.reach(before + reader.size_bytes_done, f"{self._counts['documents']} documents")
             if not self._is_inside_document:
                 self._maybe_checkpoint(number, reader)
 
@@ -225,10 +224,7 @@ class Sharding:
 
     def close(self) -> None:
         """Close the files, finished or not."""
-        with contextlib.ExitStack() as stack:  # each is closed even where closing another fails
-            stack.callback(self._rejects_file.close)
-            for writer in self._writers.values():
-                stack.callback(writer.close)
+        self._files.close()
 
     def _publish(self) -> None:
         """Complete the folder and give it its name.
