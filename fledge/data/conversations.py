@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -58,12 +58,11 @@ def read(
     weighted = [split_weight(text) for text in inputs]
     if len({weight is None for _, weight in weighted}) > 1:
         raise DataError("--data: some have a weight and some have none; give each one, FILE:WEIGHT, or none")
-    parts: list[tuple[float, list[Conversation]]] = []
+    parts: list[list[Conversation]] = []
     sources: list[Source] = []
-    held_out: list[Conversation] = []
     rejects: list[Reject] = []
     seen, duplicates, num_rows = DigestSet(), 0, 0
-    for text, weight in weighted:
+    for text, _ in weighted:
         part: list[Conversation] = []
         for source in src.expand([text]):
             sources.append(source)
@@ -74,16 +73,14 @@ def read(
                 elif not seen.add(_fingerprint(item.messages)):
                     duplicates += 1
                 else:
-                    (held_out if _is_held_out(item, held_out_share) else part).append(item)
-        parts.append((weight or 0.0, part))
+                    part.append(item)
+        parts.append(part)
     row_reader.check_share(rejects, num_rows, max_bad_share)
-    everything = [conversation for _, part in parts for conversation in part]
-    if not held_out and everything:  # a handful of rows: one prompt at least
-        first = min(map(_prompt_hash, everything))
-        held_out = [c for c in everything if _prompt_hash(c) == first]
-        parts = [(weight, [c for c in part if _prompt_hash(c) != first]) for weight, part in parts]
-    held_out.sort(key=_prompt_hash)
-    train = mix(parts) if weighted[0][1] is not None else [c for _, part in parts for c in part]
+    limit = hash_limit((_prompt_hash(c) for part in parts for c in part), held_out_share)
+    held_out = sorted((c for part in parts for c in part if _prompt_hash(c) < limit), key=_prompt_hash)
+    parts = [[c for c in part if _prompt_hash(c) >= limit] for part in parts]
+    weights = [weight for _, weight in weighted if weight is not None]
+    train = mix(list(zip(weights, parts, strict=True))) if weights else [c for part in parts for c in part]
     if not train:
         raise DataError(f"{', '.join(inputs)}: nothing to train on; give at least two different prompts")
     console.note(
@@ -193,9 +190,11 @@ def prompt_hash(messages: Sequence[Message]) -> int:
     return int.from_bytes(digest(normalised(first).encode())[8:], "little")
 
 
+def hash_limit(hashes: Iterable[int], share: float, start: float = 0.0) -> float:
+    """The hash below which prompts are held out from `start` (a share of all) on: a share of all, one at least."""
+    first = start * 2**64
+    return max(first + share * 2**64, min((h for h in hashes if h >= first), default=0) + 1)
+
+
 def _prompt_hash(conversation: Conversation) -> int:
     return prompt_hash(conversation.messages)
-
-
-def _is_held_out(conversation: Conversation, share: float) -> bool:
-    return _prompt_hash(conversation) < share * 2**64

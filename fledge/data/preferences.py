@@ -12,7 +12,7 @@ from typing import Any
 
 from fledge import console
 from fledge.data import prompts, rows
-from fledge.data.conversations import normalised, prompt_hash
+from fledge.data.conversations import hash_limit, normalised, prompt_hash
 from fledge.data.messages import Message, checked
 from fledge.data.rows import Row
 from fledge.data.sharegpt import message_of
@@ -82,8 +82,7 @@ def read(inputs: Sequence[str], held_out_share: float, max_bad_share: float = 0.
 
 def split(pairs: Sequence[Pair], share: float, start: float = 0.0) -> tuple[list[Pair], list[Pair]]:
     """The pairs that stay, in order, and those of a share of all hashes from `start` on, of at least one prompt."""
-    first = start * 2**64
-    limit = max(first + share * 2**64, min((p.hash for p in pairs if p.hash >= first), default=0) + 1)
+    first, limit = start * 2**64, hash_limit((pair.hash for pair in pairs), share, start)
     held_out = sorted((p for p in pairs if first <= p.hash < limit), key=lambda pair: pair.hash)
     return [pair for pair in pairs if not first <= pair.hash < limit], held_out
 
