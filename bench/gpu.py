@@ -340,15 +340,15 @@ def _apart(name: str, out: Path, limit_s: float) -> Iterator[Row]:
     if limit_s < 10:
         raise TimeoutError("no time was left")
     command = [sys.executable, "-m", "bench.gpu", "--out", str(out), "--part", name]
-    log = out / f"{name}.log"
+    log, code = out / f"{name}.log", None
     with log.open("w", encoding="utf-8") as file, contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s, check=False)
-        limit_s = 0 if done.returncode == 0 else -1
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s, check=False).returncode
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     yield from (Row(**json.loads(line[4:])) for line in lines if line.startswith('row {"'))
-    if limit_s:
-        last = next((line for line in reversed(lines) if line and not line.startswith("row ")), "")
-        raise RuntimeError(f"stopped after {limit_s:.0f} s" if limit_s > 0 else last)
+    if code is None:
+        raise RuntimeError(f"stopped after {limit_s:.0f} s")
+    if code:
+        raise RuntimeError(next((line for line in reversed(lines) if line and not line.startswith("row ")), ""))
     log.unlink()
 
 

@@ -27,7 +27,7 @@ def run(config: ShowConfig) -> dict[str, Any]:
     totals = {"texts": 0, "tokens": 0, "bytes": 0, "supervised": 0}
     for title, text in _texts(config):
         ids = tokenizer.encode(text)
-        _print_title(title)
+        console.result(f"--- {title}")
         _print_tokens(tokenizer, ids, [False] * len(ids), config.max_tokens, shows_ids=True)
         size = len(text.encode())
         console.result(f"{len(ids)} tokens, {size} bytes, {size / max(1, len(ids)):.2f} bytes/token")
@@ -61,7 +61,7 @@ def _show_chat(tokenizer: TextTokenizer, config: ShowConfig, totals: dict[str, i
         if isinstance(conversation, Reject):
             raise DataError(str(conversation))
         title, chat = conversation.where, render(tokenizer, conversation.messages)
-        _print_title(title)
+        console.result(f"--- {title}")
         _print_tokens(tokenizer, chat.ids, chat.is_supervised, config.max_tokens)
         learned = sum(chat.is_supervised)
         console.result(f"{len(chat.ids)} tokens, {learned} learned ({learned / max(1, len(chat.ids)):.0%})")
@@ -74,17 +74,13 @@ def _show_chat(tokenizer: TextTokenizer, config: ShowConfig, totals: dict[str, i
         raise DataError(f"{config.chat}: no conversations in it")
 
 
-def _print_title(title: str) -> None:
-    console.result(f"--- {title}")
-
-
 def _print_tokens(
     tokenizer: TextTokenizer, ids: list[int], is_supervised: list[bool], max_tokens: int, shows_ids: bool = False
 ) -> None:
     names = {number: name for name, number in tokenizer.special_ids.items()}
     table = tokenizer.token_bytes()
     pieces = [names.get(number) or printable(table[number]) for number in ids[:max_tokens]]
-    if _has_colours():
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         painted = (
             f"{_SUPERVISED if learned else _COLOURS[place % 4] if shows_ids else ''}{piece}{_RESET}"
             for place, (piece, learned) in enumerate(zip(pieces, is_supervised, strict=False))
@@ -106,7 +102,3 @@ def printable(piece: bytes) -> str:
     except UnicodeDecodeError:
         return "".join(f"\\x{byte:02x}" for byte in piece)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _has_colours() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
