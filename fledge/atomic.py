@@ -19,7 +19,7 @@ def partial_path(path: Path) -> Path:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write or replace a file so that a reader sees the old content or the new, never a part.
+    """Write or replace a file so that a reader sees the old content or the new, never a part; makes its folder.
 
     Raises:
         RunError: the disk is full or the folder can't be written.
@@ -27,6 +27,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     partial = partial_path(path)
     data = content.encode() if isinstance(content, str) else content
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
@@ -94,7 +95,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         number = _system_number(error)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(f"{path}: no space left to write it; free some disk and continue with --resume") from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
             raise RunError(f"{path}: not writable ({os.strerror(number)}); choose another --out") from error
         raise
 

@@ -27,3 +27,10 @@ def test_rows_are_written_to_a_file_once(tmp_path: Path, capsys: pytest.CaptureF
 def test_an_unknown_world_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["village", "village:city"]) == 1
     assert "no world 'city'; there is hamlet" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_file_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["village", "village:hamlet#7", "--out", str(tmp_path / "new/a.jsonl")]) == 0
+    assert (tmp_path / "new/a.jsonl").is_file()
+    assert run(["village", "village:hamlet#7", "--out", str(tmp_path / "new/a.jsonl/b.jsonl")]) == 1
+    assert "b.jsonl: not writable" in capsys.readouterr().err
