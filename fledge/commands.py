@@ -15,6 +15,7 @@ from typing import Any
 from fledge import atomic, checkpoints, config, console, lineage, processes, rundir
 from fledge.config import CommandConfig, FieldPath
 from fledge.errors import FledgeError, Interrupted, RunError, UsageError
+from fledge.rundir import RunFolder
 
 Result = dict[str, Any]
 
@@ -32,13 +33,13 @@ def execute(resolved: CommandConfig, out: Path | None = None, options: dict[str,
     """
     run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
     if not resolved.makes_run:
-        return _timed(resolved, None, lambda: run(resolved))
+        return _timed(resolved, run, None)
     with _joined(type(resolved)):
         folder = rundir.shared(lambda: rundir.create(resolved, out, options))
         try:
             with folder:
                 console.note(f"run folder: {folder.path}")
-                return _timed(resolved, folder.path, lambda: run(resolved, folder))
+                return _timed(resolved, run, folder)
         except FledgeError as error:
             if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
                 rundir.discard_if_empty(folder.path)
@@ -113,7 +114,7 @@ def _resume(
             # Damaged ones will be written again; until then they would count as the newest when pruning.
             checkpoints.drop_after(folder.checkpoints, checkpoints.step_of(folder.resumes_from))
         run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
-        return _timed(resolved, path, lambda: run(resolved, folder))
+        return _timed(resolved, run, folder)
 
 
 def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]) -> Result:
@@ -186,10 +187,15 @@ def _summarise_seeds(path: Path, seeds: list[int], results: list[Result]) -> Res
     return result
 
 
-def _timed(resolved: CommandConfig, path: Path | None, run: Any) -> Result:
-    """Call a command's run and add what every `--json` object has."""
+def _timed(resolved: CommandConfig, run: Callable[..., Result | None], folder: RunFolder | None) -> Result:
+    """Call a command's run and add what every `--json` object has.
+
+    Raises:
+        Interrupted: the command was asked to stop when nothing was left to do; what follows it must not begin.
+    """
     wall, cpu = time.perf_counter(), time.process_time()
-    result = run() or {}
+    result = (run(resolved, folder) if folder else run(resolved)) or {}
+    path = folder.path if folder else None
     common: Result = {
         "command": f"{resolved.stage} {resolved.command}",
         "out": str(path) if path else None,
@@ -198,8 +204,10 @@ def _timed(resolved: CommandConfig, path: Path | None, run: Any) -> Result:
         "cpu_s": round(time.process_time() - cpu, 3),
     }
     complete = common | result
-    if path is not None and processes.is_first():
-        atomic.write_file(path / "result.json", json.dumps(complete, indent=1))
+    if folder:
+        folder.write("result.json", json.dumps(complete, indent=1))
+        if folder.stop_requested:
+            raise Interrupted(f"stopped; {folder.path} was finished already")
     return complete
 
 

@@ -1,0 +1,57 @@
+"""Carrying out commands one after the other."""
+
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from fledge import commands
+from fledge.config import CommandConfig, RunConfig
+from fledge.errors import Interrupted
+from fledge.rundir import RunFolder
+
+
+class Command(CommandConfig):
+    """A command."""
+
+    stage: ClassVar[str] = "a_stage"
+    command: ClassVar[str] = "a_command"
+    run: RunConfig = RunConfig()
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds of the command's runs; the first of them is asked to stop in its last step."""
+    seeds: list[int] = []
+
+    def run(settings: Command, folder: RunFolder) -> dict[str, Any]:
+        seeds.append(settings.run.seed)
+        with folder.stopping_politely():
+            if len(seeds) == 1:
+                signal.raise_signal(signal.SIGTERM)
+        return {"number": len(seeds)}
+
+    module = types.ModuleType("a_stage.a_command")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_stage", types.ModuleType("a_stage"))
+    monkeypatch.setitem(sys.modules, "a_stage.a_command", module)
+    return seeds
+
+
+def test_a_stop_in_the_last_step_is_heeded_and_loses_nothing(done: list[int], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"stopped; .*/r was finished already"):
+        commands.execute(Command(), tmp_path / "r")
+    assert commands.resume(Command, tmp_path / "r", None, {})["number"] == 1
+    assert done == [0]
+
+
+def test_no_seed_is_begun_after_a_stop(done: list[int], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="stopped in seed 0; continue with --resume"):
+        commands.execute_seeds(Command(), [0, 1], tmp_path / "r", {})
+    assert done == [0]
+    found = commands.resume(Command, tmp_path / "r", None, {})
+    assert found["results"]["number"]["values"] == [1, 2]
+    assert done == [0, 1]
