@@ -96,7 +96,8 @@ def _resume(
         wants_more = _asks_for_more(config_class, path, resolved)
         done = processes.same(rundir.read_result(path))  # all have read before one writes
         if done is not None and not wants_more:
-            console.note(f"{path}: finished already; nothing to do (ask for more with --run.max-steps)")
+            hint = " (ask for more with --run.max-steps)" if "run.max_steps" in config_class.resumable else ""
+            console.note(f"{path}: finished already; nothing to do{hint}")
             return done
         if done is not None and folder.resumes_from is None:
             raise RunError(

@@ -41,10 +41,13 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seeds
 
 
-def test_a_stop_in_the_last_step_is_heeded_and_loses_nothing(done: list[int], tmp_path: Path) -> None:
+def test_a_stop_in_the_last_step_is_heeded_and_loses_nothing(
+    done: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(Interrupted, match=r"stopped; .*/r was finished already"):
         commands.execute(Command(), tmp_path / "r")
     assert commands.resume(Command, tmp_path / "r", None, {})["number"] == 1
+    assert capsys.readouterr().err.endswith("finished already; nothing to do\n")  # this one has no more steps to make
     assert done == [0]
 
 
