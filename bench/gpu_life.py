@@ -5,7 +5,7 @@
 `python -m bench.gpu_life sweep DATA OUT`   weight decay x dropout on a small model, cell by cell, likewise
 
 DATA: the folder of data sets, or what `pack` made of it. --tiny: minutes on a CPU, with the smallest sets.
-None of it was measured on a GPU yet.
+Not measured on a GPU yet.
 """
 
 import bz2
@@ -16,15 +16,16 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
-from fledge import atomic, commands, config, console, rundir
+from fledge import atomic, config, console, life
 from fledge.config import CommandConfig
 from fledge.errors import DataError, FledgeError
+from fledge.life import Stage
 
 VARIANT = "books-100m"
 VALIDATION = "classic_books/valid.jsonl.gz"
@@ -42,13 +43,6 @@ TINY_PAIRS = "instruction_1100/instruction-data-with-preference.json"
 PACKED = ".bz2"  # of the standard library's compressors the smallest on English text, and 20 times as fast as xz
 
 DECAYS, DROPOUTS = (0.1, 0.4, 1.6), (0.0, 0.1)
-
-
-class Stage(NamedTuple):
-    """One step of the life."""
-
-    name: str  # its folder, if it makes a run
-    settings: Callable[[Path], CommandConfig]  # from the folder that holds all steps
 
 
 def pack(data: Path, packed: Path, limit_mib: float) -> None:
@@ -98,7 +92,7 @@ def found(data: Path, names: list[str]) -> list[str]:
     return [str(data / name) for name in names]
 
 
-def prepared(data: Path, tiny: bool) -> list[Stage]:
+def prepared(data: Path, out: Path, tiny: bool) -> list[Stage]:
     """Tokenizer and token shards."""
     from pretrain.config import PrepareConfig
     from tokenizer.config import TrainConfig as TokenizerConfig
@@ -106,15 +100,11 @@ def prepared(data: Path, tiny: bool) -> list[Stage]:
     books = [str(file) for file in sorted(data.glob("classic_books/train-*.jsonl.gz"))]
     text = found(data, TINY_TEXT) if tiny else [*books, *found(data, TEXT)]
     held_out = {} if tiny else {"validation_input": found(data, [VALIDATION])}
-    return [
-        Stage("tokenizer", lambda out: shipped(TokenizerConfig, tiny, input=text)),
-        Stage(
-            "shards", lambda out: shipped(PrepareConfig, tiny, input=text, tokenizer=str(out / "tokenizer"), **held_out)
-        ),
-    ]
+    shards = shipped(PrepareConfig, tiny, input=text, tokenizer=str(out / "tokenizer"), **held_out)
+    return [Stage("tokenizer", shipped(TokenizerConfig, tiny, input=text)), Stage("shards", shards)]
 
 
-def stages(data: Path, tiny: bool) -> list[Stage]:
+def stages(data: Path, out: Path, tiny: bool) -> list[Stage]:
     """The life in order."""
     from eval.config import CompareConfig, ReportConfig
     from finetune.config import InstructConfig
@@ -124,27 +114,17 @@ def stages(data: Path, tiny: bool) -> list[Stage]:
     instructions = found(data, TINY_INSTRUCTIONS if tiny else INSTRUCTIONS)
     pairs = found(data, [TINY_PAIRS if tiny else PAIRS])
     short = {"run.max_steps": 4} if tiny else {}
-    models = ("pretrain", "instruct", "ppo")
-    measured = {"task": ["own_text"], "limit": 20} if tiny else {"suite": "base", "data": [str(data)]}
+    base, chat, reward, ppo = (str(out / name) for name in ("pretrain", "instruct", "reward", "ppo"))
+    measured: dict[str, Any] = {"task": ["own_text"], "limit": 20} if tiny else {"suite": "base", "data": [str(data)]}
+    rewarded = {"model": chat, "reward": reward, "prompts": instructions}
     return [
-        *prepared(data, tiny),
-        Stage("pretrain", lambda out: shipped(TrainConfig, tiny, data=str(out / "shards"), **short)),
-        Stage(
-            "instruct",
-            lambda out: shipped(InstructConfig, tiny, model=str(out / "pretrain"), data=instructions, **short),
-        ),
-        Stage("reward", lambda out: shipped(RewardConfig, tiny, model=str(out / "instruct"), data=pairs, **short)),
-        Stage(
-            "ppo",
-            lambda out: shipped(
-                PpoConfig,
-                tiny,
-                **{"model": str(out / "instruct"), "reward": str(out / "reward"), "prompts": instructions},
-                **short,
-            ),
-        ),
-        Stage("compare", lambda out: CompareConfig(models=[str(out / m) for m in models], **measured)),
-        Stage("report", lambda out: ReportConfig(runs=[str(out)], out=str(out / "report.html"))),
+        *prepared(data, out, tiny),
+        Stage("pretrain", shipped(TrainConfig, tiny, data=str(out / "shards"), **short)),
+        Stage("instruct", shipped(InstructConfig, tiny, model=base, data=instructions, **short)),
+        Stage("reward", shipped(RewardConfig, tiny, model=chat, data=pairs, **short)),
+        Stage("ppo", shipped(PpoConfig, tiny, **rewarded, **short)),
+        Stage("compare", CompareConfig(models=[base, chat, ppo], **measured)),
+        Stage("report", ReportConfig(runs=[str(out)], out=str(out / "report.html"))),
     ]
 
 
@@ -154,37 +134,33 @@ def sweep(data: Path, out: Path, tiny: bool) -> list[list[str]]:
 
     small = {"model.layers": 6, "model.width": 384, "model.heads": 6, "time_budget": "60s"}
     small |= {"optim.learning_rate": 0.006, "run.checkpoint_every": 500, "samples.every": 0}
-    for stage in prepared(data, tiny):
-        live(stage, out)
-    rows = []
-    for decay in DECAYS:
-        for dropout in DROPOUTS:
-            changed = {"optim.weight_decay": decay, "model.dropout": dropout}
-            changed |= {"run.max_steps": 4} if tiny else small
-            cell = Stage(
-                f"decay-{decay}-dropout-{dropout}",
-                lambda out, changed=changed: shipped(TrainConfig, tiny, data=str(out / "shards"), **changed),
-            )
-            result = live(cell, out)
-            rows.append([f"{decay}", f"{dropout}", f"{result['validation_bits_per_byte']:.4f}"])
-    return rows
+    changed = {"run.max_steps": 4} if tiny else small
+    cells = {f"decay-{decay}-dropout-{dropout}": (decay, dropout) for decay in DECAYS for dropout in DROPOUTS}
+
+    trained = [
+        Stage(
+            name,
+            shipped(
+                TrainConfig,
+                tiny,
+                data=str(out / "shards"),
+                **{"optim.weight_decay": decay, "model.dropout": dropout},
+                **changed,
+            ),
+        )
+        for name, (decay, dropout) in cells.items()
+    ]
+    results = life.run(out, [*prepared(data, out, tiny), *trained])["stages"]
+    return [
+        [f"{decay}", f"{dropout}", f"{results[name]['validation_bits_per_byte']:.4f}"]
+        for name, (decay, dropout) in cells.items()
+    ]
 
 
 def shipped(config_class: type[CommandConfig], tiny: bool, **values: Any) -> CommandConfig:
     """The shipped config of a command with some values, by dotted name."""
     file = config.shipped(config_class, "tiny" if tiny else VARIANT)
     return config.load(config_class, file, {tuple(name.split(".")): v for name, v in values.items()})
-
-
-def live(stage: Stage, out: Path) -> commands.Result:
-    """One stage alone, or what is left of it."""
-    console.note(f"\n[{stage.name}]")
-    settings = stage.settings(out)
-    if not settings.makes_run:
-        return commands.execute(settings)
-    if rundir.is_run(out / stage.name):
-        return commands.resume(type(settings), out / stage.name, None, {})
-    return commands.execute(settings, out / stage.name)
 
 
 @contextlib.contextmanager
@@ -228,8 +204,7 @@ def _pack(data: Path, out: Path, limit_mib: float) -> None:
 def _run(data: Path, out: Path, tiny: bool, minutes: float) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with stopping_after(minutes):
-        for stage in stages(unpacked(data, out), tiny):
-            live(stage, out)
+        life.run(out, stages(unpacked(data, out), out, tiny))
     console.result(f"{out / 'ppo'}; the page is {out / 'report.html'}")
 
 
