@@ -59,21 +59,19 @@ class Talk:
         if kinds[0].endswith("ForSequenceClassification"):
             raise ModelError(f"{self.path}: a classifier, which labels texts; use fledge finetune predict {self.path}")
         self._loaded = load(self.path, device=device.resolve_device(settings.device, "--device"))
-        self._stop_ids = _stop_ids(self.path, self._loaded)
         self.sampling = Sampling(
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
             repetition_penalty=settings.repetition_penalty,
-            stop_ids=self._stop_ids,
+            stop_ids=_stop_ids(self.path, self._loaded),
             seed=settings.seed,
         )
-        self.messages: list[Message] = []
         self.set_system(settings.system or "")
 
     def set_system(self, text: str) -> None:
         """Put a system message first, or none, and forget the rest."""
-        self.messages = [{"role": "system", "content": text}] if text else []
+        self.messages: list[Message] = [{"role": "system", "content": text}] if text else []
 
     def say(self, text: str) -> None:
         """Say something and write the answer to stdout, piece by piece; Ctrl-C ends the answer.
@@ -86,11 +84,9 @@ class Talk:
         answer = ""
         with contextlib.suppress(KeyboardInterrupt):
             for piece in self._pieces(prompt, room):
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                print(piece, end="", flush=True)
                 answer += piece
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        print(flush=True)
         self.messages.append({"role": "assistant", "content": answer})
 
     def _pieces(self, prompt: list[int], room: int) -> Iterator[str]:

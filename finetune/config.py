@@ -5,7 +5,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from fledge.config import (
-    RUN_RESUMABLE,
     SAMPLE_PROMPTS,
     BadShare,
     CommandConfig,
@@ -16,6 +15,7 @@ from fledge.config import (
     RunConfig,
     Steps,
     Tokens,
+    TrainingConfig,
 )
 
 Prompts = Annotated[int, Field(json_schema_extra={"unit": "prompts"})]
@@ -90,7 +90,7 @@ class SplitConfig(Config):
         return int(share * self.num_folds) == self.fold if self.num_folds else share < self.test_share
 
 
-class ClassifyConfig(CommandConfig):
+class ClassifyConfig(TrainingConfig):
     """Fine-tune any model to tell classes of texts apart, beside simple baselines on the same rows.
 
     Reads rows with `text` (and `text_pair`) and `label`, or lines label<TAB>text; writes a run with a classifier.
@@ -98,8 +98,6 @@ class ClassifyConfig(CommandConfig):
 
     stage: ClassVar[str] = "finetune"
     command: ClassVar[str] = "classify"
-    trains: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
     model: ModelName
     data: list[str] = Field(min_length=1, description="labelled texts: files, folders, globs; repeatable")
@@ -196,7 +194,7 @@ class InstructValidationConfig(ValidationConfig):
     )
 
 
-class InstructConfig(CommandConfig):
+class InstructConfig(TrainingConfig):
     """Teach a model to answer, from conversations or pairs of instruction and answer.
 
     Takes any model folder, run or hub model; the result is a model folder with a chat template.
@@ -204,8 +202,6 @@ class InstructConfig(CommandConfig):
 
     stage: ClassVar[str] = "finetune"
     command: ClassVar[str] = "instruct"
-    trains: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
     model: ModelName
     data: list[str] = Field(

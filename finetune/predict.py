@@ -12,7 +12,7 @@ from fledge import atomic, console, device
 from fledge.data import labelled, rows, sources
 from fledge.errors import DataError, UsageError
 from fledge.models import classifier
-from fledge.models.classifier import Classifier, Text
+from fledge.models.classifier import Text
 
 
 def run(settings: PredictConfig) -> dict[str, Any]:
@@ -29,21 +29,16 @@ def run(settings: PredictConfig) -> dict[str, Any]:
     texts: Iterator[Text] = _texts(found) if found else ((text, None) for text in settings.text)
     count = 0
     with writer(settings.out) as write, console.progress("predicting", unit="texts") as bar:
-        for answer in answers(made, texts, settings.batch_tokens):
+        for probability_C in made.probabilities(texts, settings.batch_tokens):
+            (chosen,) = made.choose(probability_C[None])
+            shares = [round(float(share), 6) for share in probability_C]
+            answer = {"label": made.labels[chosen], "probabilities": dict(zip(made.labels, shares, strict=True))}
             write(json.dumps(answer, ensure_ascii=False))
             count += 1
             bar.advance()
     if made.encoder.num_cut:
         console.warn(f"{made.encoder.num_cut} texts are longer than the context; their ends were not read")
     return {"model": str(settings.model), "out": settings.out, "rows": count, "cut": made.encoder.num_cut}
-
-
-def answers(made: Classifier, texts: Iterator[Text], batch_tokens: int) -> Iterator[dict[str, Any]]:
-    """For each text `label` and `probabilities`, by label."""
-    for probability_C in made.probabilities(texts, batch_tokens):
-        (chosen,) = made.choose(probability_C[None])
-        shares = [round(float(share), 6) for share in probability_C]
-        yield {"label": made.labels[int(chosen)], "probabilities": dict(zip(made.labels, shares, strict=True))}
 
 
 def _texts(found: list[sources.Source]) -> Iterator[Text]:

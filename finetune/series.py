@@ -55,10 +55,10 @@ def _learning_curve(settings: ClassifyConfig, folder: RunFolder) -> dict[str, An
             "split.labels": budget,
             "batch.epochs": max(epochs, settings.label_steps * settings.batch.examples / budget),
         }
-        draws = [
-            _judged([_child(settings, folder, f"labels-{budget}-draw-{draw}", changes | _seeds(settings, draw))])
-            for draw in range(settings.label_draws)
-        ]
+        draws = []
+        for draw in range(settings.label_draws):
+            seeds = {"split.draw": draw, "run.seed": settings.run.seed + draw}
+            draws.append(_judged([_child(settings, folder, f"labels-{budget}-draw-{draw}", changes | seeds)]))
         points.append(_point(budget, draws))
     for metric in METRICS:
         curves = {
@@ -77,10 +77,6 @@ def _learning_curve(settings: ClassifyConfig, folder: RunFolder) -> dict[str, An
             if name != "model"
         },
     }
-
-
-def _seeds(settings: ClassifyConfig, draw: int) -> dict[str, Any]:
-    return {"split.draw": draw, "run.seed": settings.run.seed + draw}
 
 
 def _point(budget: int, draws: list[Judged]) -> dict[str, Any]:

@@ -85,6 +85,14 @@ RUN_RESUMABLE: dict[str, Literal["any", "more"]] = {
     "run.trackers": "any",
 }
 
+
+class TrainingConfig(CommandConfig):
+    """The settings of a command that trains; has a group `run`."""
+
+    trains: ClassVar[bool] = True
+    resumable: ClassVar[dict[str, Literal["any", "more"]]] = RUN_RESUMABLE
+
+
 C = TypeVar("C", bound=Config)
 
 

@@ -62,16 +62,28 @@ class Cast:
         gold = scoring.open_reward(settings.gold, place) if settings.gold else None
         room = generation.context_of(model) - settings.sampling.max_new_tokens
         asked = prompts.read(settings.prompts, tokenizer, room, settings.validation.share, settings.max_bad_share)
+        temperature, trunk = settings.sampling.temperature, None
         if settings.lora.rank:
-            parts = _sharing(settings, model)
+            head, trunk = new_head(model), SharedTrunk(model, settings.lora, settings.run.seed)
+            model.to(place)
+            console.note(f"policy, critic and reference share the weights (LoRA of rank {settings.lora.rank})")
+            critic = Critic(model, head, functools.partial(trunk.wear, CRITIC))
+            reference = Policy(model, temperature, functools.partial(trunk.wear, None))
+            policy = Policy(model, temperature, functools.partial(trunk.wear, POLICY))
+            trunk.wear(POLICY)
         else:
-            parts = _with_own_weights(settings, model, _critic(reward, model, tokenizer))
+            critic = _critic(reward, model, tokenizer).to(place)
+            reference = Policy(copy.deepcopy(model).requires_grad_(False), temperature)
+            policy = Policy(model.requires_grad_(True), temperature)
         is_bfloat16 = settings.run.dtype == "bfloat16"
         return cls(
             settings=settings,
             path=path,
             tokenizer=tokenizer,
-            **parts,
+            policy=policy,
+            reference=reference,
+            critic=critic,
+            trunk=trunk,
             reward=reward,
             gold=gold,
             prompts=asked,
@@ -144,16 +156,6 @@ class Cast:
         return torch.autocast(self.settings.run.device, dtype, enabled=dtype != torch.float32)
 
 
-def _with_own_weights(settings: PpoConfig, model: Any, critic: Critic) -> dict[str, Any]:
-    temperature = settings.sampling.temperature
-    return {
-        "reference": Policy(copy.deepcopy(model).requires_grad_(False), temperature),
-        "policy": Policy(model.requires_grad_(True), temperature),
-        "critic": critic.to(settings.run.device),
-        "trunk": None,
-    }
-
-
 def _critic(reward: Reward, model: Any, tokenizer: TextTokenizer) -> Critic:
     """The reward model as a critic, where it reads the policy's ids as they are; else the policy."""
     if reward.path and reward.tokenizer and reward.tokenizer.fingerprint == tokenizer.fingerprint:
@@ -161,23 +163,6 @@ def _critic(reward: Reward, model: Any, tokenizer: TextTokenizer) -> Critic:
         return Critic.from_reward_model(reward.path)
     console.note("the critic begins as the policy")
     return Critic.from_policy(model)
-
-
-def _sharing(settings: PpoConfig, model: Any) -> dict[str, Any]:
-    """Policy, critic and reference over one copy of the weights."""
-    temperature = settings.sampling.temperature
-    head = new_head(model)
-    trunk = SharedTrunk(model, settings.lora, settings.run.seed)
-    model.to(settings.run.device)
-    console.note(f"policy, critic and reference share the weights (LoRA of rank {settings.lora.rank})")
-    found = {
-        "reference": Policy(model, temperature, functools.partial(trunk.wear, None)),
-        "critic": Critic(model, head, functools.partial(trunk.wear, CRITIC)),
-        "policy": Policy(model, temperature, functools.partial(trunk.wear, POLICY)),
-        "trunk": trunk,
-    }
-    trunk.wear(POLICY)
-    return found
 
 
 def share(rows: Sequence[Any]) -> list[Any]:

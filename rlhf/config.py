@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from finetune.config import BatchConfig, LoraConfig, OptimConfig, Prompts, ValidationConfig
 from fledge.config import (
-    RUN_RESUMABLE,
     BadShare,
     CommandConfig,
     Config,
@@ -16,6 +15,7 @@ from fledge.config import (
     RunConfig,
     Steps,
     Tokens,
+    TrainingConfig,
 )
 from rlhf.trl_config import Answers, PlainPrompts, PromptFiles, RewardName, SamplingConfig, ScoresConfig
 from rlhf.trl_config import DpoConfig as DpoConfig
@@ -125,7 +125,7 @@ class PpoRunConfig(RunConfig):
     )
 
 
-class PpoConfig(CommandConfig):
+class PpoConfig(TrainingConfig):
     """Train a model by PPO to write what a reward scores high, at a price for leaving the model it was.
 
     A step writes answers to prompts, has them scored, and learns from them in several optimizer updates.
@@ -133,9 +133,7 @@ class PpoConfig(CommandConfig):
 
     stage: ClassVar[str] = "rlhf"
     command: ClassVar[str] = "ppo"
-    trains: ClassVar[bool] = True
     distributed: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
     model: ModelName
     reward: RewardName
@@ -224,7 +222,7 @@ class CompareConfig(CommandConfig):
         return self
 
 
-class RewardConfig(CommandConfig):
+class RewardConfig(TrainingConfig):
     """Teach a model which of two answers people prefer, beside simple baselines on the same pairs.
 
     Reads rows with a prompt (text, messages or conversations), `chosen` and `rejected`, or two of hh-rlhf's dialogues;
@@ -233,8 +231,6 @@ class RewardConfig(CommandConfig):
 
     stage: ClassVar[str] = "rlhf"
     command: ClassVar[str] = "reward"
-    trains: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
     model: ModelName
     data: list[str] = Field(

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune.config import BatchConfig, LoraConfig, OptimConfig, Prompts, ValidationConfig
-from fledge.config import RUN_RESUMABLE, BadShare, CommandConfig, Config, ModelName, RunConfig, Steps, Tokens
+from fledge.config import BadShare, Config, ModelName, RunConfig, Steps, Tokens, TrainingConfig
 
 Answers = Annotated[int, Field(json_schema_extra={"unit": "answers"})]
 RewardName = Annotated[
@@ -61,7 +61,7 @@ class DpoLossConfig(Config):
         return self
 
 
-class DpoConfig(CommandConfig):
+class DpoConfig(TrainingConfig):
     """Teach a model to prefer what was chosen to what was rejected, without a reward model (DPO).
 
     The reference is the model itself as it begins; with --lora.rank it is the same weights with adapters off.
@@ -69,8 +69,6 @@ class DpoConfig(CommandConfig):
 
     stage: ClassVar[str] = "rlhf"
     command: ClassVar[str] = "dpo"
-    trains: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
     model: ModelName
     data: list[str] = Field(
@@ -123,7 +121,7 @@ class ScoresConfig(Config):
     )
 
 
-class GrpoConfig(CommandConfig):
+class GrpoConfig(TrainingConfig):
     """Train a model to write what a reward scores high, each answer against others to the same prompt (GRPO).
 
     Rewards are those of `fledge rlhf ppo`. Checkpoints fall where no answers are left over.
@@ -131,8 +129,6 @@ class GrpoConfig(CommandConfig):
 
     stage: ClassVar[str] = "rlhf"
     command: ClassVar[str] = "grpo"
-    trains: ClassVar[bool] = True
-    resumable: ClassVar[dict[str, Literal["any", "more"]]] = {**RUN_RESUMABLE}
 
     model: ModelName
     reward: RewardName
