@@ -88,13 +88,13 @@ def above_length(result: Result, earlier: dict[str, Result]) -> list[Band]:
 
 def gold(result: Result, earlier: dict[str, Result]) -> list[Band]:
     """PPO raises what the village really values, not just its reward model."""
-    lowest = result["gold_reward_gain"]["low"]
+    lowest = result["gold_reward_gain"]["low"] or 0.0
     return [Band("ppo gold reward gained, low end of its interval", lowest, 0.0, lowest > 0)]
 
 
 def gain(result: Result, earlier: dict[str, Result]) -> list[Band]:
     """PPO raises its reward."""
-    lowest = result["reward_gain"]["low"]
+    lowest = result["reward_gain"]["low"] or 0.0
     return [Band("ppo reward gained, low end of its interval", lowest, 0.0, lowest > 0)]
 
 
