@@ -128,10 +128,7 @@ def _measure(wanted: Wanted, subjects: dict[str, list[Subject]], settings: Compa
     for model, seeds in subjects.items():
         try:
             found[model] = [
-                results.measured(
-                    one, wanted.name, wanted.task, wanted.limit, one.run and one.run / results.FOLDER, settings.fresh
-                )
-                for one in seeds
+                results.measured(one, wanted.name, wanted.task, wanted.limit, fresh=settings.fresh) for one in seeds
             ]
         except DoesNotApply as error:
             console.note(f"{wanted.name}: {model} left out: {error}")

@@ -88,16 +88,26 @@ def find_task(name: str) -> tuple[str, TaskConfig]:
     Raises:
         ConfigError: there is none, or a setting or the kind is wrong; with file and line.
     """
-    is_file = name.endswith((".yaml", ".yml"))
-    file = Path(name) if is_file else TASKS / f"{name}.yaml"
     if name.startswith("lm-eval:"):
         return name, TaskConfig(kind="lm_eval", data=[name.removeprefix("lm-eval:")])
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in TASKS.glob("*.yaml")))
-        raise ConfigError(f"--task {name}: no such {'file' if is_file else 'task'}; there are: {known}")
+    file = yaml_file("task", name, TASKS)
     task = config.load(TaskConfig, file)
     find_kind(task.kind, str(file))
     return file.stem, task
+
+
+def yaml_file(what: str, name: str, shipped: Path) -> Path:
+    """The file that `--task NAME` or `--suite NAME` means: a path, or a shipped name.
+
+    Raises:
+        ConfigError: there is none; lists the shipped names.
+    """
+    is_file = name.endswith((".yaml", ".yml"))
+    file = Path(name) if is_file else shipped / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
+        raise ConfigError(f"--{what} {name}: no such {'file' if is_file else what}; there are: {known}")
+    return file
 
 
 def find_kind(kind: str, where: str) -> Any:

@@ -65,8 +65,7 @@ def run(settings: OverlapConfig) -> dict[str, Any]:
     found = {name: _summary(by_task[name]) for name in tasks}
     for name, task in tasks.items():
         if subject is not None:
-            folder = subject.run and subject.run / results.FOLDER
-            measured = results.measured(subject, name, task, settings.limit, folder)
+            measured = results.measured(subject, name, task, settings.limit)
             found[name]["metrics"] = split_scores(measured, by_task[name])
     console.result(_table(found))
     return {"model": settings.model, "out": None, "n": settings.n, "results": found}

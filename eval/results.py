@@ -19,16 +19,17 @@ FOLDER = "eval"
 
 
 def measured(
-    subject: Subject, name: str, task: TaskConfig, limit: int | None, folder: Path | None, fresh: bool = False
+    subject: Subject, name: str, task: TaskConfig, limit: int | None, out: str | None = None, fresh: bool = False
 ) -> dict[str, Any]:
-    """The result of a task, from the folder if it is there for this model, task and data, else measured and written.
+    """The result of a task, from its folder if it is there for this model, task and data, else measured and written.
 
     Args:
-        folder: where results are kept; None: nowhere.
+        out: as of `folder_of`.
         fresh: measure again.
     Raises:
         as `harness.measure`.
     """
+    folder = folder_of(subject, out)
     digest = _digest(subject, task, limit)
     file = folder / f"{name.replace(':', '-').replace('/', '-')}-{digest[:8]}.json" if folder else None
     if file is not None and not fresh:
@@ -50,6 +51,11 @@ def measured(
             file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_file(file, json.dumps(result, indent=None) + "\n")
     return result
+
+
+def folder_of(subject: Subject, out: str | None) -> Path | None:
+    """Where results are kept: as told by `out`, else in the model's run; None: nowhere, it has none."""
+    return Path(out) if out else subject.run and subject.run / FOLDER
 
 
 def read_all(run: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from eval.config import MeasureConfig, RunConfig, SuiteConfig, TaskConfig
 from eval.harness import DoesNotApply
 from eval.subject import Subject
 from fledge import config, console
-from fledge.errors import ConfigError, DataError
+from fledge.errors import DataError
 from fledge.village import spec
 
 SUITES = Path(__file__).resolve().parent / "suites"
@@ -22,12 +22,11 @@ def run(settings: RunConfig) -> dict[str, Any]:
     limit = settings.limit or (suite.limit if suite else None)
     tasks = [harness.find_task(name) for name in names]
     subject = Subject.open(settings.model, settings.device, settings.dtype, settings.batch_size)
-    folder = Path(settings.out) if settings.out else subject.run and subject.run / results.FOLDER
     found: dict[str, dict[str, Any]] = {}
     for name, task in tasks:
         try:
             task = with_data(name, task, settings, subject)
-            found[name] = results.measured(subject, name, task, limit, folder, settings.fresh)
+            found[name] = results.measured(subject, name, task, limit, settings.out, settings.fresh)
         except DoesNotApply as error:
             if suite is None:
                 raise
@@ -37,6 +36,7 @@ def run(settings: RunConfig) -> dict[str, Any]:
     if not found:
         raise DataError(f"suite {settings.suite}: none of its tasks can be measured on this model; see above")
     console.result(table(found))
+    folder = results.folder_of(subject, settings.out)
     return {
         "model": str(subject.path),
         "out": str(folder) if folder else None,
@@ -53,12 +53,7 @@ def find_suite(name: str) -> SuiteConfig:
     Raises:
         ConfigError: there is none.
     """
-    is_file = name.endswith((".yaml", ".yml"))
-    file = Path(name) if is_file else SUITES / f"{name}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in SUITES.glob("*.yaml")))
-        raise ConfigError(f"--suite {name}: no such {'file' if is_file else 'suite'}; there are: {known}")
-    return config.load(SuiteConfig, file)
+    return config.load(SuiteConfig, harness.yaml_file("suite", name, SUITES))
 
 
 def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Subject | None) -> TaskConfig:

@@ -61,7 +61,7 @@ def test_a_cached_win_rate_knows_its_judge_by_content(subject: Subject, judge: P
     asked = task(rows, reward_model=str(copy))
     rewards = []
     for _ in range(2):
-        found = results.measured(subject, "win", asked, 2, tmp_path / "out")
+        found = results.measured(subject, "win", asked, 2, str(tmp_path / "out"))
         rewards.append(found["metrics"]["reward"]["value"])
         weights = load_file(copy / "model.safetensors")
         save_file({name: w * 2 for name, w in weights.items()}, copy / "model.safetensors", {"format": "pt"})
