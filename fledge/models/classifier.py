@@ -6,8 +6,6 @@ with GPT-2, padding to the left would move every position.
 
 import dataclasses
 import itertools
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from fledge.errors import ModelError, first_line
+from fledge.errors import ModelError
 from fledge.models.architecture import build, find_config, is_ours
-from fledge.models.folder import find_model, read_config, read_tensors
+from fledge.models.folder import auto_model, find_model, read_config, read_tensors
 from fledge.models.linear import quicken
 from fledge.tokens import TextTokenizer
 
@@ -238,29 +235,11 @@ def head(model: Any) -> torch.nn.Linear:
 
 
 def _from_pretrained(folder: Path, device: str, **settings: Any) -> Any:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
 
-    transformers.logging.set_verbosity_error()  # it reports that the new head is new
-    transformers.logging.disable_progress_bar()
     kind = read_config(folder)["model_type"]
-    if kind not in transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+    if kind not in KNOWN:
         raise ModelError(f"{folder}: transformers has no text classifier of the type {kind}")
-    try:
-        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **settings,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers can't load it ({first_line(error)})") from None
-    unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    allowed = re.compile(r"(score|classifier|pooler)\b" if settings else "$^")
-    if wrong := sorted(name for name in unset if not allowed.search(name)):
-        raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}")
+    new_weights = r"(score|classifier|pooler)\b" if settings else "$^"
+    model = auto_model("SequenceClassification", folder, torch.float32, new_weights, **settings)
     return quicken(model.to(device).eval())

@@ -144,17 +144,39 @@ def load_by_transformers(
     folder: Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
 ) -> Any:
     """transformers' own class with the weights in a folder, whatever the type; arguments as in `load_model`."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
+    return quicken(auto_model("CausalLM", folder, dtype).to(device).eval())
 
-    disable_progress_bar()
+
+def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: str = "$^", **settings: Any) -> Any:
+    """What transformers' `AutoModelFor<task>` loads from a folder: from safetensors alone, and with no code of its.
+
+    Args:
+        new_weights: a pattern of the names of weights that need not be there, and are drawn.
+    Raises:
+        ModelError: transformers can't load it, or other weights are missing or of another shape.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # it reports each new weight
+    transformers.logging.disable_progress_bar()
     if not any(folder.glob("*.safetensors")):
         read_tensors(folder)  # says what is there instead
+    AutoModel = getattr(transformers, f"AutoModelFor{task}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        model, found = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: transformers can't load it ({first_line(error)})") from None
-    return quicken(model.to(device).eval())
+    unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    if wrong := sorted(name for name in unset if not re.search(new_weights, name)):
+        raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}")
+    return model

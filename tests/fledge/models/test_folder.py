@@ -135,6 +135,16 @@ def test_other_types_are_left_to_transformers(tmp_path: Path) -> None:
     assert greedy(model) == greedy(theirs)
 
 
+@pytest.mark.parametrize("tensor", [None, torch.zeros(3, 16)], ids=["missing", "another shape"])
+def test_transformers_draws_no_weights_for_those_that_are_not_there(
+    gpt2_folder: Path, tensor: torch.Tensor | None
+) -> None:
+    change_weights(gpt2_folder, {"transformer.h.0.mlp.c_fc.weight": tensor})
+    wrong = r"weights are missing or of another shape: transformer\.h\.0\.mlp\.c_fc\.weight$"
+    with pytest.raises(ModelError, match=wrong):
+        model_folder.load_by_transformers(gpt2_folder)
+
+
 def test_a_run_folder_means_its_model(gpt2_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "base"
     shutil.copytree(gpt2_folder, run / "model", ignore=shutil.ignore_patterns("base"))
