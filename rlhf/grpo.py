@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from eval import intervals
 from finetune import published
 from fledge import config, console, plots, trainer_bridge
 from fledge.data import sources as src
@@ -168,18 +167,13 @@ def _finish(
         the `--json` object of `rlhf grpo`.
     """
     held_out = asked.held_out[: settings.validation.at_end]
-    result: dict[str, Any] = {
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "reward_before": fmean(before["scores"]),
-    }
+    result: dict[str, Any] = {"steps": progress.step, "best_step": progress.best_step}
     with folder.publish("model") as partial:
         proving = [one.ids for one in held_out[:4]]
         saved, proof = published.write(partial, pupil.model, pupil.tokenizer, pupil.stop_ids, proving)
         after = pupil.measure(saved.to(settings.run.device), held_out, "end", reward)
         result |= {
-            "reward_after": fmean(after["scores"]),
-            "reward_gain": intervals.as_json(intervals.paired_difference(before["scores"], after["scores"])),
+            **told.compared("reward", before["scores"], after["scores"]),
             **{name: after[name] for name in ("kl", "stopped_share", "answer_tokens")},
             "held_out": len(held_out),
             "prompts": len(asked.train),

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from eval import intervals
 from finetune import published
 from fledge import checkpoints, config, console, device, plots, processes
 from fledge.deepspeed_engine import require_deepspeed
@@ -234,17 +233,11 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
     counters = session.counters
     _take_best(session, folder)
     after = _measure(cast, cast.settings.validation.at_end, "end")
-
-    def gained(scores: str) -> dict[str, float | None]:
-        return intervals.as_json(intervals.paired_difference(before[scores], after[scores]))
-
     result: dict[str, Any] = {
         "steps": counters.step,
         "best_step": counters.best_step,
         "stopped_early_at": counters.stopped_early_at,
-        "reward_before": fmean(before["scores"]),
-        "reward_after": fmean(after["scores"]),
-        "reward_gain": gained("scores"),
+        **told.compared("reward", before["scores"], after["scores"]),
         "kl": after["kl"],
         "stopped_share": after["stopped_share"],
         "answer_tokens": after["answer_tokens"],
@@ -256,11 +249,7 @@ def _finish(cast: Cast, session: Session, folder: RunFolder, before: dict[str, A
         "generating_share": round(counters.generating_s / max(counters.elapsed_s, 1e-9), 3),
     }
     if cast.gold:
-        result |= {
-            "gold_reward_before": fmean(before["gold_scores"]),
-            "gold_reward_after": fmean(after["gold_scores"]),
-            "gold_reward_gain": gained("gold_scores"),
-        }
+        result |= told.compared("gold_reward", before["gold_scores"], after["gold_scores"])
     metrics = read_metrics(folder.path)
     findings = [finding.text for finding in diagnosis.of_run(metrics, cast.settings)]
     result["diagnosis"] = findings

@@ -38,6 +38,12 @@ def measured(
     }
 
 
+def compared(stem: str, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Two models' rewards of the same prompts as `STEM_before`, `STEM_after` and `STEM_gain`."""
+    gain = intervals.as_json(intervals.paired_difference(before, after))
+    return {f"{stem}_before": fmean(before), f"{stem}_after": fmean(after), f"{stem}_gain": gain}
+
+
 def gained(what: str, result: dict[str, Any], stem: str = "reward") -> str:
     """By how much a reward of the answers has changed."""
     return (
