@@ -139,43 +139,46 @@ def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
     return torch.addcmul(x_BTHE * cos_T1E, swapped, sin_T1E)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, is_operand: bool = False) -> Tensor:
     """x divided by its root mean square over the last dimension, times a weight if there is one.
 
+    Args:
+        is_operand: the result is read by matrix products only, so that under autocast it may have their dtype: one
+            cast for all of them.
     Source: Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4.
     """
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not torch.is_grad_enabled() and x.dtype in (torch.float32, torch.bfloat16):
-            # The same numbers without the bookkeeping, which is half of a small model's decoding step.
-            return _cpu_rms_norm(x, weight, epsilon)[0]
-        if x.dtype == torch.float32:
-            return _CpuRMSNorm.apply(x, weight, epsilon)
+    if x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        dtype = torch.get_autocast_dtype("cpu") if is_operand and torch.is_autocast_enabled("cpu") else x.dtype
+        if torch.is_grad_enabled():
+            return _CpuRMSNorm.apply(x, weight, epsilon, dtype)
+        # The same numbers without the bookkeeping, which is half of a small model's decoding step.
+        return _cpu_rms_norm(x, weight, epsilon, dtype)[0]
     weight = None if weight is None else weight.to(x.dtype)  # they differ under autocast
     return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
 
 
-def _cpu_rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
+def _cpu_rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The normed values, worked out in float32, and what x was multiplied with."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     normed = x * scale
-    return (normed if weight is None else normed.mul_(weight)).to(x.dtype), scale
+    return (normed if weight is None else normed.mul_(weight)).to(dtype), scale
 
 
 class _CpuRMSNorm(torch.autograd.Function):
     """Forward and backward in about half the passes over memory that torch's own takes on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-        normed, scale = _cpu_rms_norm(x, weight, epsilon)
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float, dtype: torch.dtype) -> Tensor:
+        normed, scale = _cpu_rms_norm(x, weight, epsilon, dtype)
         ctx.save_for_backward(x, weight, scale)
         return normed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         # With s = (mean x^2 + eps)^-1/2, n = x s, y = weight n and g = dL/dn = weight dL/dy:
         # dL/dx = s (g - n mean(g n)), dL/dweight = sum dL/dy n.
-        (gradient,) = gradients
+        gradient = gradients[0].float()
         x, weight, scale = ctx.saved_tensors
         normed = x * scale
         product = gradient * normed
@@ -183,7 +186,7 @@ class _CpuRMSNorm(torch.autograd.Function):
             weight_gradient, mean = None, product.mean(-1, keepdim=True)
             scaled = gradient.addcmul(normed, mean, value=-1)
         else:
-            weight_gradient = product.reshape(-1, len(weight)).sum(0)
-            mean = (product @ weight).div_(len(weight)).unsqueeze(-1)
+            weight_gradient = product.reshape(-1, len(weight)).sum(0).to(weight.dtype)
+            mean = (product @ weight.float()).div_(len(weight)).unsqueeze(-1)
             scaled = (gradient * weight).addcmul_(normed, mean, value=-1)
-        return scaled.mul_(scale), weight_gradient, None
+        return scaled.mul_(scale).to(x.dtype), weight_gradient, None, None

@@ -144,9 +144,9 @@ class Block(nn.Module):
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, visible: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         """The residual stream after this block."""
-        normed_BTD = rms_norm(x_BTD, None, self.epsilon)
+        normed_BTD = rms_norm(x_BTD, None, self.epsilon, is_operand=True)
         x_BTD = x_BTD + self.attention(normed_BTD, cos_T1E, sin_T1E, visible, cache, layer)
-        return x_BTD + self.mlp(rms_norm(x_BTD, None, self.epsilon))
+        return x_BTD + self.mlp(rms_norm(x_BTD, None, self.epsilon, is_operand=True))
 
 
 class Model(LanguageModel):

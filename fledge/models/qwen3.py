@@ -111,7 +111,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normed over the last dimension."""
-        return rms_norm(x, self.weight, self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon, is_operand=True)
 
 
 class Attention(nn.Module):

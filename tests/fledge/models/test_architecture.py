@@ -264,6 +264,35 @@ def test_rms_norm_equals_torch(weighted: bool) -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16, None])
+def test_rms_norm_in_bfloat16_is_the_rounded_one(weight_dtype: torch.dtype | None) -> None:
+    from fledge.models.attention import rms_norm
+
+    x = torch.randn(3, 5, 8).bfloat16().requires_grad_()
+    weight = None if weight_dtype is None else torch.randn(8, dtype=weight_dtype, requires_grad=True)
+    inputs = (x,) if weight is None else (x, weight)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = torch.nn.functional.rms_norm(exact[0], (8,), *exact[1:], eps=1e-5)
+    found = rms_norm(x, weight, 1e-5)
+    torch.testing.assert_close(found, expected.bfloat16())
+    factors = torch.randn(3, 5, 8).bfloat16()
+    for a, b in zip(
+        torch.autograd.grad(found, inputs, factors), torch.autograd.grad(expected, exact, factors.double()), strict=True
+    ):
+        torch.testing.assert_close(a, b.to(a.dtype))
+
+
+def test_under_autocast_an_operand_is_cast_once_for_all_products() -> None:
+    from fledge.models.attention import rms_norm
+
+    x = torch.randn(3, 5, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        stream, operand = rms_norm(x, None, 1e-5), rms_norm(x, None, 1e-5, is_operand=True)
+    assert stream.dtype == torch.float32
+    assert torch.equal(operand, stream.bfloat16())
+    assert torch.autograd.grad(operand.sum(), x)[0].dtype == torch.float32
+
+
 def test_bfloat16_autocast_stays_near_float32(ours: LanguageModel) -> None:
     ids_BT, targets_BT = some_ids(50, 2, 16), some_ids(50, 2, 17)[:, 1:]
     exact = ours.loss(ids_BT, targets_BT)
