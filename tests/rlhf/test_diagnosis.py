@@ -132,8 +132,9 @@ def test_a_policy_that_comes_apart_stops_the_run_and_keeps_its_checkpoints(
 
 
 def test_an_entropy_that_collapses(qwen3: Path, tmp_path: Path, stopping: None) -> None:
+    reward = "def score(rows, answers):\n    return [-sum(map(ord, a)) / 100 for a in answers]\n"
     more = ["--optim.learning-rate=0.05", "--kl.weight=0", "--run.max-steps=14"]
-    assert ppo(qwen3, tmp_path, "--sampling.max-new-tokens=1", *more) == 0
+    assert ppo(qwen3, tmp_path, "--sampling.max-new-tokens=1", *more, reward=reward) == 0
     assert "the entropy fell from" in findings(tmp_path)
 
 
