@@ -25,6 +25,7 @@ Every item's values are kept (`items` in the result), so that `eval compare` can
 import importlib
 import importlib.util
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -38,7 +39,7 @@ from eval.items import Item, Ratio
 from eval.subject import Subject
 from fledge import config, console
 from fledge.data import rows as data_rows
-from fledge.data.rows import Reject, Row
+from fledge.data.rows import Row
 from fledge.errors import ConfigError, DataError
 
 TASKS = Path(__file__).resolve().parent / "tasks"
@@ -159,20 +160,18 @@ def read_items(task: TaskConfig, kind: Any, limit: int | None) -> list[Item]:
     """
     if not task.data:
         raise DataError(f"a task of kind {task.kind} needs data: give --data PATHS")
-    items: list[Item] = []
-    rejects: list[Reject] = []
-    taken: dict[str, int] = {}
-    found = data_rows.read(task.data).rows
-    for row in found:
+
+    def make(row: Row) -> Item:
         try:
-            item = kind.item(_with_fields(row, task, kind.FIELDS), task)
+            return kind.item(_with_fields(row, task, kind.FIELDS), task)
         except DataError as error:
-            rejects.append(Reject(row.source, row.position, str(error).removeprefix(f"{row.where}: ")))
-            continue
-        taken[item.set] = taken.get(item.set, 0) + 1
+            raise ValueError(str(error).removeprefix(f"{row.where}: ")) from None
+
+    items, taken = list[Item](), Counter[str]()
+    for item in data_rows.read_as(make, task.data, MAX_BAD_SHARE).rows:
+        taken[item.set] += 1
         if limit is None or taken[item.set] <= limit:
             items.append(item)
-    data_rows.check_share(rejects, len(found), MAX_BAD_SHARE)
     if not items:
         raise DataError(f"{', '.join(task.data)}: no rows in it")
     return items

@@ -45,8 +45,7 @@ def _plain_values(settings: PpoConfig) -> PpoConfig:
     Raises:
         ConfigError: the processes can't share a minibatch, or what was asked for runs in one process only.
     """
-    count, chosen = processes.size(), device.resolve_device(settings.run.device)
-    kind = settings.engine.kind
+    count, kind = processes.size(), settings.engine.kind
     if kind == "auto":
         kind = "deepspeed" if count > 1 or settings.engine.zero is not None else "torch"
     if kind == "deepspeed":
@@ -59,13 +58,7 @@ def _plain_values(settings: PpoConfig) -> PpoConfig:
         raise ConfigError(f"--engine.kind torch runs in one process, here are {count}; start it without a launcher")
     if kind == "deepspeed" and settings.lora.rank:
         raise ConfigError("--lora.rank: PPO with adapters runs on the plain engine, in one process")
-    values: dict[str, Any] = {
-        "run.device": chosen,
-        "run.dtype": device.resolve_dtype(settings.run.dtype, chosen),
-        "run.threads": settings.run.threads or max(1, device.usable_cores() // processes.num_local()),
-        "engine.kind": kind,
-    }
-    return config.with_values(settings, values)
+    return config.with_values(settings, device.plain_values(settings.run) | {"engine.kind": kind})
 
 
 def _announce(cast: Cast) -> None:

@@ -6,11 +6,10 @@ from functools import cached_property
 from typing import Any
 
 from fledge import console
-from fledge.data import prompts
-from fledge.data import rows as row_reader
-from fledge.data.conversations import normalised, prompt_hash
+from fledge.data import prompts, rows
+from fledge.data.conversations import hash_limit, normalised, prompt_hash
 from fledge.data.messages import Message
-from fledge.data.rows import Reject, Row
+from fledge.data.rows import Row
 from fledge.data.sources import Source
 from fledge.errors import DataError
 from fledge.tokens import TextTokenizer
@@ -52,19 +51,12 @@ def read(
     Raises:
         DataError: no rows, too many bad ones, or fewer than two prompts that are short enough and begin otherwise.
     """
-    found = row_reader.read(inputs, max_bad_share)
+    found = rows.read_as(lambda row: of_row(row, tokenizer), inputs, max_bad_share)
     different: dict[tuple[tuple[str, str], ...], Asked] = {}
-    rejects: list[Reject] = []
-    for row in found.rows:
-        try:
-            one = of_row(row, tokenizer)
-        except ValueError as error:
-            rejects.append(Reject(row.source, row.position, str(error)))
-        else:
-            different.setdefault(tuple((m["role"], normalised(m["content"])) for m in one.messages), one)
-    row_reader.check_share(rejects, len(found.rows), max_bad_share)
+    for one in found.rows:
+        different.setdefault(tuple((m["role"], normalised(m["content"])) for m in one.messages), one)
     asked = [one for one in different.values() if len(one.ids) <= room]
-    num_duplicates = len(found.rows) - len(rejects) - len(different)
+    num_duplicates = len(found.rows) - len(different)
     num_too_long = len(different) - len(asked)
     named, hashes = ", ".join(inputs), {one.hash for one in asked}
     if len(hashes) < 2:
@@ -75,7 +67,7 @@ def read(
     console.note(
         f"{named}: {len(asked)} prompts ({num_duplicates} stand twice, {num_too_long} are longer than {room} tokens)"
     )
-    limit = min(max(held_out_share * 2**64, min(hashes) + 1), max(hashes))  # one at least on each side
+    limit = min(hash_limit(hashes, held_out_share), max(hashes))  # one at least on each side
     held_out = sorted((one for one in asked if one.hash < limit), key=lambda one: one.hash)
     return Prompts([one for one in asked if one.hash >= limit], held_out, found.sources, num_duplicates, num_too_long)
 
