@@ -31,8 +31,6 @@ def run(settings: ReportConfig) -> dict[str, Any]:
     _check_target(out)
     stages = ancestry.life(ancestry.expand(settings.runs))
     life = gather(stages)
-    with atomic.disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_file(out, page(life))
     for problem in life["problems"]:
         console.warn(problem)

@@ -47,8 +47,6 @@ def measured(
     result["settings"] |= {"limit": limit, "data": task.data, "dtype_asked": subject.dtype}
     result["config"] = task.model_dump(mode="json")  # with it the same can be measured of another model
     if file is not None:
-        with atomic.disk_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_file(file, json.dumps(result, indent=None) + "\n")
     return result
 
