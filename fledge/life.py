@@ -18,7 +18,8 @@ from fledge.errors import DataError, RunError, RunFailed
 
 WISH = "demo.json"  # in the demo's folder: what it was asked for
 VILLAGE = "village:hamlet"
-ANSWERS = "village:hamlet/instructions?manners=0.5"  # all right, in the manners of whoever answered
+# All right, in the manners of whoever answered; enough that none is asked twice, else it learns some by heart.
+ANSWERS = "village:hamlet/instructions?manners=0.5#8000"
 MESSAGES = "village:hamlet/messages?comparisons=0#4000"
 PREFERENCES = "village:hamlet/preferences?temperature=0.25#4000"  # clear choices: more to learn from each
 # What a person may put beside the text of --data, by the file's name without its endings; stands for the village's.
