@@ -10,7 +10,7 @@ help:
 	@echo "make demo   the whole life on built-in data"
 	@echo "make test   all tests      make lint   format, lint, types      make check   both"
 	@echo "make setup  install only   make bench  speed against peers      make wheel   build a wheel"
-	@echo "make faults 20 minutes of kills, full disks and damage"
+	@echo "make faults half an hour of kills, full disks and damage"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
