@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from eval import user_file
 from fledge import hub
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, first_line
 
 # A metric: (predictions, references, **settings) -> float, or a dict of floats.
 Metric = Callable[..., Any]
@@ -95,5 +95,5 @@ def _from_hub(name: str) -> Metric:
     try:
         metric = evaluate.load(name)
     except Exception as error:  # offline, unknown and broken all have classes of their own
-        raise ConfigError(f"{name}: the hub can't give this metric ({str(error).strip().splitlines()[0]})") from None
+        raise ConfigError(f"{name}: the hub can't give this metric ({first_line(error)})") from None
     return lambda predictions, references: metric.compute(predictions=predictions, references=references)

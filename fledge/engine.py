@@ -140,8 +140,8 @@ class TorchEngine:
 def keep_freed_memory() -> None:
     """Let this process keep the memory that a step frees for the next one: nothing where there is no glibc.
 
-    glibc gives large blocks back to the system, which clears each page anew when it is touched again: an eighth of
-    a step of 124M parameters, a quarter of a small model's (LOG.md).
+    glibc gives large blocks back to the system, which clears each page anew when it is touched again: 4 to 20 % of a
+    step (LOG.md).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:

@@ -19,8 +19,8 @@ from typing import Any
 from fledge.errors import FledgeError, RunFailed, UsageError, first_line
 
 TICK_S = 1.0  # between signs of life
-PATIENCE_S = 45.0  # until a process that makes no progress is given up; without a sign of life after a third of it,
-LEAST_SILENCE_S = 5.0  # or this, on a machine that is busy
+PATIENCE_S = 45.0  # until a process that makes no progress is given up; without a sign of life after a third of it
+LEAST_SILENCE_S = 5.0  # but never sooner than this: on a busy machine signs of life come late
 GROUP_TIMEOUT = timedelta(minutes=30)  # of one message; rank 0 may write and measure that long on its own
 
 
