@@ -167,8 +167,7 @@ class TrainConfig(CommandConfig):
         None, description="train this long (90s, 3m, 1h30m); the steps are fixed by a probe before step 0"
     )
     compile: bool = Field(
-        False,
-        description="compile the blocks before the first step: half a minute, faster in bfloat16, slower in float32 on a CPU",
+        False, description="compile the blocks first, half a minute: faster in bfloat16, slower in float32 on a CPU"
     )
     profile: Steps = Field(
         0, ge=0, description="traced after the first six, to RUN/profile: trace.json.gz and operators.md; 0: none"
