@@ -90,7 +90,7 @@ class RunFolder:
         return [json.loads(line) for line in whole_lines(self.path / "samples.jsonl")]
 
     def _log(self) -> MetricsLog:
-        """The open metrics.jsonl; the first call drops from both logs what a resumed run will write again."""
+        """The open metrics.jsonl; the first call drops from both logs what the run will write again."""
         if self._metrics is None:
             resumed_at = checkpoints.step_of(self.resumes_from) if self.resumes_from else -1
             kept = [sample for sample in self.samples() if sample["step"] <= resumed_at]
@@ -98,6 +98,12 @@ class RunFolder:
                 self.write("samples.jsonl", "".join(_line(sample) for sample in kept))
             self._metrics = MetricsLog(self.path, self._trackers, resumed_at)
         return self._metrics
+
+    def rewind(self, checkpoint: Path) -> None:
+        """Go on from an earlier checkpoint, as a resumed run does: the next `log` drops what came after it."""
+        if self._metrics is not None:
+            self._metrics.close()
+        self._metrics, self.resumes_from = None, checkpoint
 
     def write_summary(self, markdown: str) -> None:
         """Write summary.md, which the command line also prints."""

@@ -224,6 +224,7 @@ def _roll_back(session: Session, folder: RunFolder) -> None:
             "(--optim.learning-rate, --optim.muon-learning-rate) or lengthen --schedule.warmup"
         )
     session.roll_back(good)
+    folder.rewind(good)
 
 
 def _share_samples(session: Session, data: TrainingData, folder: RunFolder) -> None:

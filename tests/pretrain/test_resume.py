@@ -13,6 +13,7 @@ import yaml
 
 from fledge import checkpoints, rundir
 from fledge.__main__ import run
+from fledge.metrics_log import read_metrics
 from pretrain.session import Counters
 from pretrain.train import _roll_back
 
@@ -186,3 +187,17 @@ def test_a_roll_back_that_did_not_help_goes_further_back(tmp_path: Path) -> None
             went_to.append(session.rolled_back_to)
     assert went_to == [8, 4, 4]  # the last one stays
     assert steps(tmp_path) == [4]  # a resumed run must not take the bad one again
+
+
+def test_a_roll_back_takes_the_abandoned_steps_out_of_the_metrics(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "lineage.json").write_text("{}")
+    with rundir.reopen(tmp_path) as folder:
+        for step in (1, 2, 3):
+            folder.log({"step": step, "loss": 1.0})
+            if step == 2:
+                with folder.checkpoint(step) as partial:
+                    (partial / "state").write_text("s")
+        _roll_back(FakeSession(), folder)  # type: ignore[arg-type]
+        folder.log({"step": 3, "loss": 2.0})
+    assert [(m["step"], m["loss"]) for m in read_metrics(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
