@@ -52,9 +52,11 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | more
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
 def torchrun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    launcher += [f"--master_port={free_port()}", "-m", "fledge"]
+    launcher = [*TORCHRUN, "--nproc_per_node=2", f"--master_port={free_port()}", "-m", "fledge"]
     return subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment(), check=False)
 
 
@@ -83,6 +85,25 @@ def two(train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_losses_of_one(two: Path, train: list[str], tmp_path: Path) -> None:
     assert run([*train, "--out", str(tmp_path / "one")]) == 0
     assert losses(two) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+def test_two_nodes_give_the_losses_of_two_processes(two: Path, train: list[str], tmp_path: Path) -> None:
+    """Two launchers that know each other by address only, here both on this machine."""
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    command = ["-m", "fledge", *train, "--engine.zero=2", "--out", str(tmp_path / "r")]
+    nodes = [
+        subprocess.Popen(
+            [*TORCHRUN, *meeting, f"--node_rank={rank}", *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        for rank in (0, 1)
+    ]
+    errors = [node.communicate(timeout=120)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert losses(tmp_path / "r") == losses(two)
 
 
 def test_two_processes_are_continued_by_one(two: Path, tmp_path: Path) -> None:
