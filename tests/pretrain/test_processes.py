@@ -240,3 +240,11 @@ def test_without_deepspeed_the_extra_is_named(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert run([*train, "--engine.zero=1", "--out", str(tmp_path / "r")]) == 1
     assert "not installed; pip install 'fledge-lm[deepspeed]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # the compiler takes half a minute
+def test_compiled_blocks_give_the_losses_of_eager_ones(train: list[str], tmp_path: Path) -> None:
+    for name, option in (("eager", "--no-compile"), ("compiled", "--compile")):
+        done = torchrun([*train, "--engine.zero=2", option, "--out", str(tmp_path / name)])
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=1e-5)
