@@ -25,12 +25,18 @@ def temperature(logits_NC: np.ndarray, truth_N: np.ndarray) -> float:
     return float(np.exp(-found.x))
 
 
-def threshold(probability_N: np.ndarray, truth_N: np.ndarray, best: Literal["f1", "accuracy"]) -> float:
+def threshold(
+    probability_N: np.ndarray, truth_N: np.ndarray, best: Literal["f1", "accuracy"], positive: int = 1
+) -> float:
     """The probability of label 1 from which on choosing it scores best; the middle of the best gap.
 
     Args:
         truth_N: 1 where label 1 is true.
+        positive: the label whose F1 is to be best, 0 or 1.
     """
+    if positive == 0:
+        other = 1 - threshold(1 - probability_N, 1 - truth_N, best)
+        return float(np.nextafter(np.float32(other), np.float32(2)))  # at the edge itself label 0 is chosen
     order = np.argsort(-probability_N, kind="stable")
     ranked, is_true = probability_N[order], truth_N[order] == 1
     edges = np.concatenate(([1.0], (ranked[:-1] + ranked[1:]) / 2, [0.0]))

@@ -57,13 +57,13 @@ def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
     progress = _train(settings, folder, made, train, weights, validation)
     facts |= {"steps": progress.step, "best_step": progress.best_step}
     facts |= published.merge(made, [row.ids for row in test[:32]])
-    facts |= _calibrate(settings, made, validation)
+    facts |= _calibrate(settings, made, validation, positive)
     _answer(settings, folder, made, data, split, test)
     judged = Judged(read_rows(folder.path / verdict.PREDICTIONS), data.labels, positive)
     with folder.publish("model") as partial:
         made.save(partial)
         published.card(folder, partial, verdict.lines(judged))
-    return facts | verdict.give(folder, judged, _lines(made, facts), ceiling(data.sources))
+    return facts | verdict.give(folder, judged, _lines(made, facts, positive), ceiling(data.sources))
 
 
 def positive_label(labels: Sequence[str], named: str | None) -> int | None:
@@ -138,7 +138,9 @@ def _train(
     return trainer_bridge.train(job, settings, folder)
 
 
-def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[Row]) -> dict[str, Any]:
+def _calibrate(
+    settings: ClassifyConfig, made: Classifier, validation: Sequence[Row], positive: int | None
+) -> dict[str, Any]:
     """Fit temperature and threshold on the validation part; the temperature goes into the head itself."""
     if not validation:
         if settings.threshold != "none":
@@ -152,8 +154,8 @@ def _calibrate(settings: ClassifyConfig, made: Classifier, validation: Sequence[
         for parameter in head.parameters():
             parameter.div_(found)
     if settings.threshold != "none":
-        probability_NC = softmax(logits_NC / found, axis=1)
-        made.threshold = calibration.threshold(probability_NC[:, 1], truth_N, settings.threshold)
+        probability_N = softmax(logits_NC / found, axis=1)[:, 1]
+        made.threshold = calibration.threshold(probability_N, truth_N, settings.threshold, positive or 0)
     return {"temperature": found, "threshold": made.threshold}
 
 
@@ -179,7 +181,7 @@ def _answer(
     published.write_rows(folder, verdict.PREDICTIONS, rows)
 
 
-def _lines(made: Classifier, facts: dict[str, Any]) -> list[str]:
+def _lines(made: Classifier, facts: dict[str, Any], positive: int | None) -> list[str]:
     """What the summary says about data and training."""
     lines = [
         f"labels: {', '.join(made.labels)}; {facts['train_rows']} rows to train on, "
@@ -194,7 +196,8 @@ def _lines(made: Classifier, facts: dict[str, Any]) -> list[str]:
         lines.append(f"temperature {facts['temperature']:.3f}, fitted on the validation part, is in the head")
     if made.threshold is not None:
         lines.append(
-            f"'{made.labels[1]}' from probability {made.threshold:.3f} on, chosen on the validation part; "
+            f"'{made.labels[positive or 0]}' from probability "
+            f"{made.threshold if positive else 1 - made.threshold:.3f} on, chosen on the validation part; "
             "`fledge finetune predict` knows it, transformers' pipeline takes 0.5"
         )
     return lines

@@ -23,15 +23,16 @@ def test_perfect_answers_do_not_make_it_run_away() -> None:
     assert calibration.temperature(logits, np.array([0, 1])) == pytest.approx(0.25, rel=0.01)
 
 
+@pytest.mark.parametrize("positive", [0, 1])
 @pytest.mark.parametrize("best", ["f1", "accuracy"])
-def test_the_threshold_is_as_good_as_any_other(best: str) -> None:
+def test_the_threshold_is_as_good_as_any_other(best: str, positive: int) -> None:
     truth = RANDOM.integers(0, 2, 60)
     probabilities = np.round(np.clip(truth * 0.3 + RANDOM.random(60) * 0.7, 0, 1), 1)
 
     def score(threshold: float) -> float:
-        chosen = probabilities >= threshold
-        right = (chosen & (truth == 1)).sum()
-        return 2 * right / (chosen.sum() + truth.sum()) if best == "f1" else (chosen == truth).mean()
+        chosen, wanted = (probabilities >= threshold) == positive, truth == positive
+        both = chosen.sum() + wanted.sum()
+        return 2 * (chosen & wanted).sum() / both if best == "f1" else (chosen == wanted).mean()
 
-    found = calibration.threshold(probabilities, truth, best)  # type: ignore[arg-type]
+    found = calibration.threshold(probabilities, truth, best, positive)  # type: ignore[arg-type]
     assert score(found) == max(score(t) for t in np.linspace(0, 1, 101))

@@ -181,3 +181,15 @@ def test_a_threshold_that_nothing_can_choose_is_told(
 ) -> None:
     assert classify(qwen3, tmp_path / "r", "--threshold=f1", "--validation.share=0.0001") == 0
     assert "--threshold f1: no rows to validate on, so none is chosen" in capsys.readouterr().err
+
+
+def test_the_threshold_is_that_of_the_positive_label(qwen3: Path, tmp_path: Path) -> None:
+    found = []
+    for label in ("ham", "spam"):
+        out = tmp_path / label
+        assert classify(qwen3, out, f"--positive={label}", "--threshold=f1") == 0
+        found.append(classifier.load(out).threshold or 0)
+        from_probability = 1 - found[-1] if label == "ham" else found[-1]
+        assert f"'{label}' from probability {from_probability:.3f} on" in (out / "summary.md").read_text()
+    # A model of 8 steps knows little, and F1 is then best where most texts are called by the label it is of.
+    assert found[0] > found[1] + 0.01
