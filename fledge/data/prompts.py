@@ -41,6 +41,8 @@ def of_row(values: Mapping[str, Any]) -> Prompt:
             whole = module.to_messages(values)
             return Prompt(whole[:-1], whole[-1]["content"])
     instances = values.get("instances") or [{}]
+    if not isinstance(instances, list) or not isinstance(instances[0], Mapping):
+        raise ValueError("'instances' is no list of objects with 'input' and 'output'")
     if isinstance(values.get("instruction"), str):
         text = prompt_of(values["instruction"], values.get("input") or instances[0].get("input"))
         return _asked(text, instances[0].get("output"))

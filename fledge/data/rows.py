@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,7 @@ from fledge.data.sources import Source
 from fledge.errors import DataError, first_line
 
 _BLOCK_BYTES = 1 << 20
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Row:
 
     source: str
     position: int  # line or row from 1
-    values: dict[str, Any]
+    values: dict[str, Any]  # without nulls: parquet and the hub write every column in every row
 
     @property
     def where(self) -> str:
@@ -118,7 +120,7 @@ def iterate(source: Source, parse_line: Callable[[str], dict[str, Any]] | None =
         elif not isinstance(item[1], dict):
             yield Reject(source.name, item[0], "not an object", "expected a row of fields")
         else:
-            yield Row(source.name, item[0], item[1])
+            yield Row(source.name, item[0], {name: value for name, value in item[1].items() if value is not None})
 
 
 def _items(source: Source, parse_line: Callable[[str], dict[str, Any]] | None) -> Iterator[Item]:
@@ -177,9 +179,12 @@ def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
             yield not_utf8(source, number, error, 0)
         except (ValueError, RecursionError) as error:
             excerpt = line[:200].decode("utf-8", "replace")
-            yield Reject(source.name, number, "broken JSON", str(error), excerpt)
+            if source.format == "json" and number == 1 and not line.rstrip().endswith(b"}"):
+                yield Reject(source.name, 1, "a single object", "give a list, or one object a line", excerpt)
+            else:
+                yield Reject(source.name, number, "broken JSON", str(error), excerpt)
         else:
-            yield number, row
+            yield _whole(source, number, row) if _SURROGATE.search(line) else (number, row)
 
 
 def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
@@ -190,7 +195,19 @@ def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
         raise DataError(str(not_utf8(source, 1, error, 0))) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{source.name}: broken JSON ({error}); mend it, or write one object a line") from None
-    yield from enumerate(rows, 1)
+    has_surrogates = _SURROGATE.search(content)
+    for number, row in enumerate(rows, 1):
+        yield _whole(source, number, row) if has_surrogates else (number, row)
+
+
+def _whole(source: Source, number: int, row: Any) -> Item:
+    """A row of JSON, unless it holds half of what JSON writes in two halves (an emoji)."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        return Reject(source.name, number, "not UTF-8", f"half a surrogate pair, {half}; write the other half or none")
+    return number, row
 
 
 def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
@@ -203,17 +220,23 @@ def _begins_list(source: Source, stream: io.BufferedReader) -> bool:
 def _table(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
     """CSV with quotes, or TSV without, below a line of column names."""
     csv.field_size_limit(1 << 30)
+    done = 0  # lines of whole rows
     try:
         text = (line.decode("utf-8") for _, line in src.lines(source, stream))
         style: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.format == "tsv" else {}
-        table = csv.DictReader(text, **style)
+        table = csv.DictReader(text, strict=True, **style)
+        done = table.line_num if table.fieldnames else 0
         for row in table:
-            row.pop(None, None)
-            yield table.line_num, row
+            done = table.line_num
+            if any(row.pop(None, ())):  # type: ignore[call-overload]
+                told = "a tab in a text" if source.format == "tsv" else 'a text with commas needs "quotes"'
+                yield Reject(source.name, done, "more fields than columns", told)
+            else:
+                yield done, row
     except UnicodeDecodeError as error:
         raise DataError(str(not_utf8(source, table.line_num + 1, error, 0))) from None
     except csv.Error as error:
-        raise DataError(f"{source.name}:{table.line_num}: broken table ({error}); mend that line") from None
+        raise DataError(f"{source.name}:{done + 1}: broken table ({error}); mend the quotes from there on") from None
 
 
 def _parsed_lines(

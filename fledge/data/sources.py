@@ -21,6 +21,8 @@ FORMATS = {
     ".txt": "text",
     ".md": "text",
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
@@ -102,16 +104,25 @@ def _named_file(path: Path) -> Source:
 
 
 def _folder(path: Path) -> list[Source]:
-    files = sorted(
+    files = [
         file
-        for file in path.rglob("*")
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and _format(file)[0] is not None
-    )
+        for file in files_below(path)
+        if not any(part.startswith(".") for part in file.relative_to(path).parts) and _format(file)[0] is not None
+    ]
     if not files:
         raise DataError(f"{path}: folder without data; looked for {', '.join(FORMATS)} (also .gz, .zst)")
     return [_file(file) for file in files]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, in order of name; also behind links, each folder once, so that no loop ends nowhere."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [] if (real := os.path.realpath(path)) in seen else sorted(folders)
+        found += [] if real in seen else [Path(path, name) for name in names]
+        seen.add(real)
+    return sorted(file for file in found if file.is_file())
 
 
 def _file(path: Path) -> Source:

@@ -198,11 +198,8 @@ _READERS: dict[str, Callable[[TextReader, Source, io.BufferedReader], Iterator[D
 }
 
 
-def _document(source: Source, position: int, text: str) -> Document | Reject:
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError as error:  # JSON may write half of a surrogate pair
-        return Reject(source.name, position, "not UTF-8", f"lone surrogate at character {error.start}")
+def _document(source: Source, position: int, text: str) -> Document:
+    encoded = text.encode()
     return Document(text, source.name, position, digest(encoded), len(encoded))
 
 

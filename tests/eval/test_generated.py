@@ -213,6 +213,9 @@ def test_rows_without_a_prompt_are_refused() -> None:
         prompts.of_row({"prompt": " "})
     with pytest.raises(ValueError, match="a message has no role or no text"):
         prompts.of_row({"messages": [{"role": "user"}]})
+    for instances in ("foo", ["foo"], {"input": "foo"}):
+        with pytest.raises(ValueError, match="'instances' is no list of objects"):
+            prompts.of_row({"instruction": "x", "instances": instances})
 
 
 def test_a_template_for_prompts_takes_any_fields() -> None:

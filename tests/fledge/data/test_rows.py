@@ -105,3 +105,43 @@ def test_rows_that_nothing_can_be_made_of_and_broken_ones_are_judged_together(tm
     assert [reject.position for reject in found.rejects] == [2, 3]
     with pytest.raises(DataError, match="2 of 4 rows are bad"):
         rows.read_as(lambda row: int(row.values["n"]), [str(file)], max_bad_share=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "label,text\nspam,Hello, win\n", r'a\.csv:2: more fields than columns \(a text with commas needs "q'),
+        ("a.tsv", "label\ttext\nspam\tHello\twin\n", r"a\.tsv:2: more fields than columns \(a tab in a text\)"),
+        ("a.csv", 'a,b\n1,2\n3,"open\n4,5\n6,7\n', r"a\.csv:3: broken table \(unexpected end of data\)"),
+        ("a.csv", 'a,b\n1,"open\n3,so "he" said\n', r"a\.csv:2: broken table .* mend the quotes from there on"),
+        ("a.json", '{\n "data": [\n  {"text": "x"}\n ]\n}\n', r"a\.json:1: a single object \(give a list, or one"),
+        ("a.jsonl", '{"a": {"b": ["\\uD83D!"]}}\n', r"a\.jsonl:1: not UTF-8 \(half a surrogate pair, .ud83d; write"),
+        ("a.json", '["\\ude00"]', r"a\.json:1: not UTF-8 \(half a surrogate pair, .ude00;"),
+    ],
+)
+def test_nothing_is_cut_off_or_swallowed(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        rows.read([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.csv", 'text,label\n"a ""b"", c\nd",ham,,\n', 'a "b", c\nd'),
+        ("a.csv", 'text,label\n5" wide,ham\n', '5" wide'),
+        ("a.tsv", 'text\tlabel\n"a" b "c\tham\n', '"a" b "c'),
+        ("a.jsonl", '{"text": "\\ud83d\\ude00", "label": "ham"}', "\U0001f600"),
+    ],
+)
+def test_what_is_well_written_stays_whole(tmp_path: Path, name: str, content: str, text: str) -> None:
+    (tmp_path / name).write_text(content)
+    (row,) = rows.read([str(tmp_path / name)]).rows
+    assert row.values == {"text": text, "label": "ham"}
+
+
+def test_a_column_that_is_null_in_a_row_is_none_of_its_fields(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "a", "messages": None}]), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "c", "messages": null}\n')
+    found = rows.read([str(tmp_path)]).rows
+    assert [row.values for row in found] == [{"prompt": "a"}, {"prompt": "c"}]

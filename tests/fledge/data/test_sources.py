@@ -28,6 +28,16 @@ def test_a_folder_gives_its_known_files_in_order(folder: Path) -> None:
     assert names(folder) == ["a.jsonl.gz", "b.txt", "c.md"]
 
 
+def test_folders_behind_links_are_read_and_loops_end(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "d.ndjson").write_text('{"text": "d"}\n')
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "sub" / "linked").symlink_to(elsewhere)
+    found = expand([folder])
+    assert [Path(s.name).name for s in found] == ["a.jsonl.gz", "b.txt", "c.md", "d.ndjson"]
+    assert found[-1].format == "jsonl"
+
+
 def test_inputs_keep_their_order_and_a_file_stands_once(folder: Path) -> None:
     assert names(folder / "b.txt", folder, str(folder / "*.txt")) == ["b.txt", "a.jsonl.gz", "c.md"]
 

@@ -129,7 +129,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         (b'{"text": 3}', "'text' is not text", "it is int"),
         (b'["text"]', "not an object", "expected"),
         (b'{"text": "caf\xe9"}', "not UTF-8", "byte 0xe9 at offset 13; convert it"),
-        (b'{"text": "\\ud800"}', "not UTF-8", "lone surrogate at character 0"),
+        (b'{"text": "\\ud800"}', "not UTF-8", "half a surrogate pair"),
     ],
 )
 def test_bad_rows_are_told_with_line_and_reason(tmp_path: Path, line: bytes, reason: str, detail: str) -> None:
