@@ -33,7 +33,7 @@ def run(settings: ScoreConfig) -> dict[str, Any]:
             count += len(window)
             bar.advance(len(window))
     mean = scores / count if count else None
-    return {"reward": settings.reward, "out": settings.out, "rows": count, "mean": mean}
+    return {"reward": settings.reward, "out": settings.out, "rows": count, "mean": mean, "cut": reward.num_cut}
 
 
 def _answered(row: rows.Row | rows.Reject, field: str) -> tuple[dict[str, Any], str]:

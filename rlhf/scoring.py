@@ -31,16 +31,25 @@ class Reward:
     path: Path | None  # the folder of the reward model or classifier; None: a plain function
     function: Score
     tokenizer: TextTokenizer | None = None  # of the reward model
+    reader: Any = None  # what reads the texts, and perhaps counts as `num_cut` those that it had to cut
     identity: dict[str, Any] = field(default_factory=dict)  # for lineage: what it is, with the hash of its content
+
+    @property
+    def num_cut(self) -> int:
+        """How many answers with their prompts, so far, lost their beginning to the context of the reward's model."""
+        return getattr(self.reader, "num_cut", 0)
 
     def score(self, rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[float]:
         """The reward of each answer to its row, in order; `prompt` in a row is text or messages.
+
+        Tells the first time that some had to be cut.
 
         Raises:
             DataError: the function raised, or gave something other than one finite number an answer.
         """
         if not rows:
             return []
+        was_cut = self.num_cut
         try:
             found = list(self.function(rows, answers))
         except Exception as error:
@@ -52,6 +61,11 @@ class Reward:
         for row, answer, value in zip(rows, answers, found, strict=True):
             if not _is_finite(value):
                 raise DataError(f"--reward {self.name}: {value!r}, no finite number, for {_told(row, answer)}")
+        if self.num_cut and not was_cut:
+            console.warn(
+                f"--reward {self.name}: {self.num_cut} of {len(rows)} answers with their prompts are longer than its "
+                "context: their beginnings are not read, now and from here on"
+            )
         return [float(value) for value in found]
 
     def _of_one_row(self, rows: Sequence[dict[str, Any]], answers: Sequence[str], whole: Exception) -> FledgeError:
@@ -125,7 +139,8 @@ def _of_module(source: str, module: Any, file: Path, argument: str | None, devic
     path = module.folder_of(argument) if hasattr(module, "folder_of") else None
     if path:
         identity["model"] = lineage.parent(path, "reward")
-    return Reward(source, path, module.make(argument, device), identity=identity)
+    function = module.make(argument, device)
+    return Reward(source, path, function, reader=function, identity=identity)
 
 
 def _of_model(source: str, device: str) -> Reward:
@@ -145,7 +160,7 @@ def _of_model(source: str, device: str) -> Reward:
         return model.score([prompts.of_row(row).messages for row in rows], answers)
 
     identity = {"name": source, "model": lineage.parent(folder, "reward")}
-    return Reward(source, folder, score, model.inner.tokenizer, identity)
+    return Reward(source, folder, score, model.inner.tokenizer, model, identity)
 
 
 def _is_finite(value: Any) -> bool:

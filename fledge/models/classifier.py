@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,8 +39,13 @@ class Encoder:
         self.inner.encode_special_tokens = True
         if not self.inner.num_special_tokens_to_add(False):
             self.inner.post_processor = _framed(tokenizer, pad_id)
-        self.inner.enable_truncation(context)
+        self.context = context
+        self.cut("right")
         self.num_cut = 0  # texts so far that were longer than the context
+
+    def cut(self, side: Literal["left", "right"]) -> None:
+        """From now on leave out the beginning or the end of what is too long."""
+        self.inner.enable_truncation(self.context, direction=side)
 
     def encode(self, texts: Sequence[Text]) -> list[list[int]]:
         """The ids of each text, with those that frame it; what does not fit is left out and counted."""

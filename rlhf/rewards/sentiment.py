@@ -1,11 +1,13 @@
 """`sentiment:CLASSIFIER` or `sentiment:CLASSIFIER#LABEL`: the probability that a classifier gives to a label."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fledge.errors import DataError
 from fledge.models import classifier
+from fledge.models.classifier import Classifier
 from fledge.models.folder import find_model
 
 USAGE = "sentiment:runs/reviews is a classifier of `fledge finetune classify`, sentiment:runs/reviews#pos its label"
@@ -16,9 +18,29 @@ def folder_of(argument: str) -> Path:
     return find_model(_parts(argument)[0])
 
 
-def make(argument: str, device: str) -> Callable[[Sequence[dict[str, Any]], Sequence[str]], list[float]]:
+@dataclass(frozen=True)
+class Sentiment:
+    """The probability of one label."""
+
+    made: Classifier
+    place: int  # of the label
+
+    @property
+    def num_cut(self) -> int:
+        """How many texts so far were longer than the classifier's context."""
+        return self.made.encoder.num_cut
+
+    def __call__(self, rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[float]:
+        """See `make`."""
+        asked = [row["prompt"] if isinstance(row["prompt"], str) else "" for row in rows]
+        texts = [(prompt + answer, None) for prompt, answer in zip(asked, answers, strict=True)]
+        return [float(shares[self.place]) for shares in self.made.probabilities(texts)]
+
+
+def make(argument: str, device: str) -> Sentiment:
     """A reward from a classifier: of a plain prompt with its answer as one text, of a conversation of the answer.
 
+    What is too long for the classifier's context loses its beginning: the answer is at the end.
     Raises:
         DataError: the classifier has no such label; lists its labels.
     """
@@ -31,13 +53,8 @@ def make(argument: str, device: str) -> Callable[[Sequence[dict[str, Any]], Sequ
             f"--reward sentiment:{argument}: no label {' or '.join(names)}; name one of {', '.join(made.labels)} as "
             f"sentiment:{path}#{made.labels[0]}"
         )
-
-    def score(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[float]:
-        asked = [row["prompt"] if isinstance(row["prompt"], str) else "" for row in rows]
-        texts = [(prompt + answer, None) for prompt, answer in zip(asked, answers, strict=True)]
-        return [float(shares[places[0]]) for shares in made.probabilities(texts)]
-
-    return score
+    made.encoder.cut("left")
+    return Sentiment(made, places[0])
 
 
 def _parts(argument: str) -> tuple[str, str]:

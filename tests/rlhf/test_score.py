@@ -50,6 +50,12 @@ def test_a_file_has_a_line_a_row_whatever_their_lengths(judge: Path, tmp_path: P
     assert lines(out.read_text()) == pytest.approx(alone, abs=1e-6)
 
 
+def test_how_many_were_cut_is_in_the_json(judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "Who? " * count, "answer": "Ada"} for count in (1, 200, 300)]
+    assert score(judge, rows, tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["cut"] == 2
+
+
 def test_a_shipped_reward_scores_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score("length:2", [{"prompt": "Who?", "answer": "Ada Bo"}], tmp_path) == 0
     assert lines(capsys.readouterr().out) == [1.0]

@@ -65,6 +65,27 @@ def test_sentiment_is_the_probability_of_the_positive_label(critic: Path) -> Non
     assert negative == pytest.approx([1 - value for value in expected], abs=1e-6)
 
 
+def test_what_is_too_long_loses_its_beginning_and_is_told_once(
+    critic: Path, judge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "The mill stands by the river. " * 30}] * 2
+    made = classifier.load(critic)
+    ids_2T = [made.tokenizer.encode(row["prompt"] + end) for row, end in zip(rows, ["yes", "no"], strict=True)]
+    (begin, *_, last), room = made.encoder.encode([("The", None)])[0], 64 - 2  # the ids of a frame
+    logits_2C = made.logits([[begin, *ids[-room:], last] for ids in ids_2T])
+    expected = torch.from_numpy(logits_2C).softmax(-1)[:, 1].tolist()
+    for source in (f"sentiment:{critic}", str(judge)):
+        reward = open_reward(source)
+        found = reward.score(rows, ["yes", "no"])
+        assert found[0] != found[1]
+        if source != str(judge):
+            assert found == pytest.approx(expected, abs=1e-6)
+        assert f"{source}: 2 of 2 answers with their prompts are longer than its context" in capsys.readouterr().err
+        reward.score(rows, ["yes", "no"])
+        assert capsys.readouterr().err == ""
+        assert reward.num_cut == 4
+
+
 def test_shipped_checks_read_the_whole_row() -> None:
     assert open_reward("gsm8k").score([{"answer": "#### 7"}] * 2, ["so it is 7.", "8"]) == [1, 0]
     assert open_reward("arithmetic").score([{"continuation": "318"}] * 2, ["318+1", "no 318 7 8"]) == [1, 1]
