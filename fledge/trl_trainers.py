@@ -38,7 +38,6 @@ def make(job: Job, arguments: dict[str, Any], parts: dict[str, Any], by: str) ->
     recompute = ("activation_checkpointing", "gradient_checkpointing")
     arguments[next(known for known in recompute if known in kind.__dataclass_fields__)] = False
     if by == "trl-grpo":
-        arguments["max_completion_length"] = 1  # not used: the job writes
         parts |= {"reward_funcs": _judge_of(job), "rollout_func": _writer_of(job)}
     else:
         arguments["max_length"] = None
@@ -51,6 +50,10 @@ def make(job: Job, arguments: dict[str, Any], parts: dict[str, Any], by: str) ->
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)  # an experiment of TRL's
         trainer = under_contract(args=args, **parts)
+    if getattr(args, "disable_dropout", False):  # TRL knows of modules alone
+        for module in job.model.modules():
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0  # type: ignore[assignment]
     # Adapters that begin at nothing have the bare model as their reference; TRL makes a copy of them for it.
     if REFERENCE in getattr(job.model, "peft_config", {}):
         job.model.delete_adapter(REFERENCE)  # type: ignore[operator]

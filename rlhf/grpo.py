@@ -101,6 +101,7 @@ def _arguments(settings: GrpoConfig) -> dict[str, Any]:
         "num_iterations": settings.group.passes,
         "temperature": settings.sampling.temperature,
         "loss_type": settings.loss.kind,
+        "max_completion_length": settings.sampling.max_new_tokens,  # what dr_grpo divides by
         "beta": settings.loss.beta,
         "epsilon": settings.loss.clip,
         "scale_rewards": settings.loss.scale,
@@ -199,6 +200,9 @@ def _lines(settings: GrpoConfig, reward: Reward, result: dict[str, Any]) -> list
         f"{console.format_count(result['tokens'])} tokens; the weights are those of step {result['best_step']}, the "
         "best by held-out reward",
     ]
-    if (result["reward_gain"]["low"] or 0) <= 0:
+    low, high = result["reward_gain"]["low"] or 0, result["reward_gain"]["high"]
+    if high is not None and high < 0:
+        lines.append("the reward fell: the interval of the difference lies below 0")
+    elif low <= 0:
         lines.append("the interval of the difference holds 0: it is not shown that anything was learned")
     return lines + published.sentences(result)

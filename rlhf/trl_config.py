@@ -152,4 +152,6 @@ class GrpoConfig(TrainingConfig):
             if value % self.group.answers:
                 what = "batch.examples x group.steps" if name == "answers" else "group.at_once"
                 raise ValueError(f"group.answers {self.group.answers} does not divide {what} ({value})")
+        if self.lora.dropout:
+            raise ValueError("lora.dropout: GRPO needs the probabilities it sampled with, so without dropout")
         return self

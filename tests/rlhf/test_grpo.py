@@ -14,6 +14,7 @@ from fledge import config, rundir, trainer_bridge
 from fledge.__main__ import run
 from fledge.models import folder
 from fledge.tokens import TextTokenizer
+from rlhf import grpo, scoring
 from rlhf.config import GrpoConfig
 from rlhf.policy import Answers, Policy
 
@@ -80,13 +81,16 @@ def trained(qwen3: Path, prompts: Path, letters: Path, tmp_path_factory: pytest.
 # --- what is trained on ---
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+@pytest.mark.parametrize(
+    ("kind", "loss_kind"), [("qwen3", "grpo"), ("gpt2", "grpo"), ("qwen3", "bnpo"), ("qwen3", "dr_grpo")]
+)
 def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
-    kind: str, tokenizer: TextTokenizer, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, loss_kind: str, tokenizer: TextTokenizer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """-(A ratio - beta (ref/pi - log(ref/pi) - 1)), a mean over each answer's tokens, then over answers.
 
     Source: Shao et al. 2024 (arXiv 2402.03300), eq. 3 and 4; at the first step policy and sampler agree, ratio = 1.
+    dr_grpo divides each answer's sum by what an answer may have (Liu et al. 2025, arXiv 2503.20783), bnpo all by all.
     Prompts differ in length: GPT-2 would see other positions than it sampled with if they were padded to the left.
     """
     base = request.getfixturevalue(kind)
@@ -103,11 +107,17 @@ def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
             ("prompts",): ["x"],
             ("group", "answers"): "2",
             ("batch", "examples"): "4",
+            ("loss", "kind"): loss_kind,
+            ("loss", "beta"): str(beta),
+            ("loss", "scale"): "group",
+            ("sampling", "max_new_tokens"): "24",
             ("run", "threads"): "1",
         },
     )
     settings = trainer_bridge.resolved(settings, 4)
     policy, reference = (folder.load_by_transformers(base) for _ in range(2))
+    for layer in policy.model.layers if kind == "qwen3" else ():
+        layer.self_attn.attention_dropout = 0.5  # must not matter
     seen: list[Any] = []
 
     def judge(examples: list[Any], ids: list[list[int]]) -> list[float]:
@@ -121,7 +131,7 @@ def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
         loss=None,
         num_targets=lambda batch: 1,
         tokenizer=tokenizer,
-        arguments={"num_generations": 2, "beta": beta, "loss_type": "grpo"},
+        arguments=grpo._arguments(settings),
         write=lambda model, ids, step: answers,
         judge=judge,
     )
@@ -146,9 +156,10 @@ def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
         deviation = math.sqrt(sum((value - mean) ** 2 for value in group))  # n - 1 = 1
         advantage = (rewards[place] - mean) / (deviation + 1e-4)
         kls = [math.exp(r - o) - (r - o) - 1 for o, r in zip(own_N.tolist(), reference_N.tolist(), strict=True)]
-        expected += sum(-advantage + beta * kl for kl in kls) / len(kls) / 4
+        tokens = {"grpo": len(kls) * 4, "bnpo": sum(map(len, answers)), "dr_grpo": 24 * 4}[loss_kind]
+        expected += sum(-advantage + beta * kl for kl in kls) / tokens
     assert loss == pytest.approx(expected, abs=1e-5)
-    assert abs(expected) > 0.01
+    assert abs(expected) > 0.001
 
 
 # --- runs ---
@@ -265,6 +276,8 @@ def test_what_is_wrong_is_told(qwen3: Path, prompts: Path, tmp_path: Path, capsy
     assert "group.answers 3 does not divide batch.examples x group.steps (32)" in capsys.readouterr().err
     assert train(qwen3, prompts, "length:5", tmp_path / "r", "--sampling.max-new-tokens=60") == 1
     assert "0 prompts fit into 4 tokens, 60 are longer" in capsys.readouterr().err
+    assert train(qwen3, prompts, "length:5", tmp_path / "r", "--lora.rank=2", "--lora.dropout=0.1") == 1
+    assert "lora.dropout: GRPO needs the probabilities it sampled with, so without dropout" in capsys.readouterr().err
     assert train(qwen3, prompts, "village", tmp_path / "r") == 1
     assert "--reward village: no row of the village's instructions: it has no" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
@@ -274,3 +287,14 @@ def test_gsm8k_can_be_trained_on_as_it_is(qwen3: Path, tmp_path: Path) -> None:
     rows = [{"question": f"{n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(40)]
     (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert train(qwen3, tmp_path / "gsm8k.jsonl", "gsm8k", tmp_path / "r", "--run.max-steps=1") == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.2, -0.1, "the reward fell"), (-0.1, 0.1, "holds 0: it is not shown"), (None, None, "holds 0"), (0.1, 0.2, "")],
+)
+def test_a_loss_is_no_gain_that_was_not_shown(trained: Path, low: float | None, high: float | None, said: str) -> None:
+    result = result_of(trained) | {"reward_gain": {"value": 0.0, "low": low, "high": high}}
+    settings = config.load(GrpoConfig, trained / "config.yaml")
+    last = grpo._lines(settings, scoring.open_reward("length:5"), result)[-1]
+    assert said in last if said else "the weights are those of step" in last
