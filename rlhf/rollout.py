@@ -89,8 +89,9 @@ class RewardScale:
 
     @property
     def divisor(self) -> float:
-        """The standard deviation so far; 1 while there is none."""
-        return math.sqrt(self.squares / self.count) or 1.0 if self.count else 1.0
+        """The standard deviation so far; 1 while there is none but that of rounding."""
+        deviation = math.sqrt(self.squares / max(self.count, 1))
+        return deviation if deviation > 1e-9 * abs(self.mean) else 1.0
 
 
 def sampling_of(settings: SamplingConfig, stop_ids: tuple[int, ...], *occasion: Any) -> Sampling:

@@ -64,6 +64,15 @@ def test_the_running_deviation_is_that_of_all_scores_together() -> None:
     assert scale.divisor == pytest.approx(float(scores.std(unbiased=False)), rel=1e-5)
 
 
+def test_equal_scores_are_not_divided_by_what_rounding_leaves() -> None:
+    scale = RewardScale()
+    for _ in range(5):
+        scale.update([0.1] * 3 + [0.1])
+        assert scale.divisor == 1
+    scale.update([0.1 + 1e-6])
+    assert 0 < scale.divisor < 1e-6
+
+
 def test_padding_of_a_batch_does_not_move_its_lesson() -> None:
     shape, advantage = RewardShapeConfig(), AdvantageConfig(whiten=False)
     short, long = episode(2, 1.0, ratio=0.3), episode(9, 1.0)
