@@ -105,6 +105,7 @@ def run(settings: DpoConfig, folder: RunFolder) -> dict[str, Any]:
             "loss_type": [settings.loss.kind],
             "beta": settings.loss.beta,
             "label_smoothing": settings.loss.label_smoothing,
+            "disable_dropout": not settings.lora.dropout,  # of all or of none
         },
     )
     progress = trainer_bridge.train(job, settings, folder, "trl-dpo")

@@ -133,7 +133,10 @@ def _train(
         num_targets=lambda batch: len(batch["margin"]),
         check=check,
         tokenizer=TextTokenizer(own.tokenizer.inner, roles, own.tokenizer.chat_template),
-        arguments={"center_rewards_coefficient": settings.center_rewards or None},
+        arguments={
+            "center_rewards_coefficient": settings.center_rewards or None,
+            "disable_dropout": not settings.lora.dropout,  # of all or of none
+        },
     )
     return trainer_bridge.train(job, settings, folder, "trl-reward")
 

@@ -206,7 +206,9 @@ def test_the_saved_model_has_the_margin_that_trl_measured(taught: Path) -> None:
     assert result_of(taught)["validation_loss"] == best["validation_loss"]
 
 
-@pytest.mark.parametrize("more", [["--batch.microbatch=2"], ["--lora.rank=2"]], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "more", [["--batch.microbatch=2"], ["--lora.rank=2", "--lora.dropout=0.1"]], ids=["full", "lora"]
+)
 def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
     qwen3: Path, pairs: Path, tmp_path: Path, more: list[str]
 ) -> None:
@@ -223,6 +225,13 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
 
 
 # --- errors ---
+
+
+def test_adapters_have_the_dropout_that_was_asked_for(qwen3: Path, pairs: Path, tmp_path: Path) -> None:
+    for share in ("0", "0.5"):
+        more = ["--lora.rank=2", f"--lora.dropout={share}", "--run.max-steps=1"]
+        assert teach(qwen3, pairs, tmp_path / share, *more) == 0
+    assert weights(tmp_path / "0") != weights(tmp_path / "0.5")
 
 
 def test_what_is_wrong_is_told(qwen3: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

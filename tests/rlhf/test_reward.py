@@ -151,6 +151,12 @@ def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(
     assert weights(out) == whole
 
 
+def test_adapters_have_the_dropout_that_was_asked_for(qwen3: Path, tmp_path: Path) -> None:
+    for share in ("0", "0.5"):
+        assert train(qwen3, tmp_path / share, "--lora.rank=2", f"--lora.dropout={share}", "--run.max-steps=1") == 0
+    assert weights(tmp_path / "0") != weights(tmp_path / "0.5")
+
+
 def test_adapters_leave_a_whole_model(qwen3: Path, tmp_path: Path) -> None:
     assert train(qwen3, tmp_path / "r", "--lora.rank=4") == 0
     rows = read_rows(tmp_path / "r")
