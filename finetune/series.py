@@ -12,16 +12,27 @@ from eval import intervals
 from finetune import verdict
 from finetune.config import ClassifyConfig
 from finetune.judged import Judged, read_rows
-from fledge import commands, config, console, plots, rundir
+from fledge import commands, config, console, lineage, plots, rundir
 from fledge.data.sources import expand
-from fledge.errors import Interrupted
+from fledge.errors import Interrupted, RunError
 from fledge.rundir import RunFolder
 
 METRICS = ("accuracy", "f1", "auroc")  # of the learning curve
 
 
 def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
-    """Train and measure all models of `--folds` or `--label-budget`."""
+    """Train and measure all models of `--folds` or `--label-budget`.
+
+    Raises:
+        RunError: resumed with other steps than the models that are trained already had.
+    """
+    asked = lineage.read(folder.path).get("asked", {}).get("run", {}).get("max_steps", settings.run.max_steps)
+    if settings.run.max_steps != asked:
+        folder.freeze(config.with_values(settings, {"run.max_steps": asked}))
+        raise RunError(
+            f"{folder.path}: --run.max-steps {settings.run.max_steps}: the run has {asked}, and models trained for "
+            "different times can't be taken together; leave it out, or start a new run"
+        )
     return _cross_validate(settings, folder) if settings.folds else _learning_curve(settings, folder)
 
 

@@ -103,6 +103,8 @@ def test_folds_test_every_row_once_and_go_on_after_a_kill(
     assert len(whole["folds"]["accuracy"]) == 2
     (out / "result.json").unlink()
     (out / "fold-01" / "result.json").unlink()
+    assert run(["finetune", "classify", "--resume", str(out), "--run.max-steps=20"]) == 1
+    assert "--run.max-steps 20: the run has 8, and models trained for different times" in capsys.readouterr().err
     assert run(["finetune", "classify", "--resume", str(out)]) == 0
     assert "fold-00: finished already" in capsys.readouterr().err
     again = result_of(out)
