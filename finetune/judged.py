@@ -89,7 +89,7 @@ class Judged:
     @functools.cached_property
     def baselines(self) -> dict[str, Answers]:
         """Each baseline's answers."""
-        names = self.rows[0]["baselines"]
+        names = [name for name in self.rows[0]["baselines"] if all(name in row["baselines"] for row in self.rows)]
         return {name: self._answers([row["baselines"][name] for row in self.rows]) for name in names}
 
     def _answers(self, scores: Sequence[Sequence[float]], chosen: str | None = None) -> Answers:

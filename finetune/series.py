@@ -92,7 +92,7 @@ def _learning_curve(settings: ClassifyConfig, folder: RunFolder) -> dict[str, An
 
 def _point(budget: int, draws: list[Judged]) -> dict[str, Any]:
     """Mean, lowest and highest of each metric over the draws, and the model's lead over each baseline."""
-    names = list(draws[0].baselines)
+    names = [name for name in draws[0].baselines if all(name in draw.baselines for draw in draws)]
     found: dict[str, dict[str, tuple[float, float, float]]] = {}
     for name in ("model", *names):
         measured = [(d.model if name == "model" else d.baselines[name]).metrics() for d in draws]

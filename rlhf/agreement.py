@@ -67,15 +67,18 @@ def calibration(margin_N: np.ndarray) -> tuple[float, list[tuple[float, float, i
 
 
 def ceiling(pairs: Sequence[Pair], margin_N: np.ndarray) -> tuple[float, float] | None:
-    """The best expected accuracy on these pairs, and the share of the way there from chance.
+    """The best expected accuracy on these pairs, and the share of the way there from chance; None: not known, or 1/2.
 
     Known where all rows say with which probability the choice was to fall so (the village's `p_chosen`); the share
     is of expected accuracies, so the luck of these very choices is not in it.
     """
-    if not all("p_chosen" in pair.row for pair in pairs):
+    chances = [pair.row.get("p_chosen") for pair in pairs]
+    if not all(isinstance(chance, int | float) and 0 <= chance <= 1 for chance in chances):
         return None
-    chance_N = np.array([pair.row["p_chosen"] for pair in pairs])
+    chance_N = np.array(chances, dtype=float)
     best = float(np.maximum(chance_N, 1 - chance_N).mean())
+    if best <= 0.5:
+        return None
     won_N = np.array(wins(margin_N))
     expected = float((won_N * chance_N + (1 - won_N) * (1 - chance_N)).mean())
     return best, (expected - 0.5) / (best - 0.5)

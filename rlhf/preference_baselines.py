@@ -4,12 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from finetune import baselines
 from fledge.data.preferences import Pair
 
 
 def margins(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, np.ndarray]:
-    """For each baseline what it finds better about the chosen answer than about the rejected one: float (N,)."""
-    return {"length_only": _length_only(train, test), "bag_of_words": _bag_of_words(train, test)}
+    """For each baseline what it finds better about the chosen answer than about the rejected one: float (N,).
+
+    Where no answer has a word there is no bag of words.
+    """
+    found = {"length_only": _length_only(train, test)}
+    with baselines.needing_words("bag_of_words"):
+        found["bag_of_words"] = _bag_of_words(train, test)
+    return found
 
 
 def _length_only(train: Sequence[Pair], test: Sequence[Pair]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Baselines, and collating."""
 
 import numpy as np
+import pytest
 import torch
 
 from finetune import baselines, collate
@@ -20,6 +21,12 @@ def test_baselines_give_a_score_for_each_label_and_learn_easy_ones() -> None:
     assert (scores["tfidf_words_logistic_regression"].argmax(1) == truth).all()
     assert (scores["tfidf_characters_svm"].argmax(1) == truth).all()
     assert len(set(scores["majority"].argmax(1))) == 1
+
+
+def test_texts_without_words_have_no_word_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [Example(f"x:{n}", "A C G T" if n % 2 else "T T A", None, "ab"[n % 2]) for n in range(8)]
+    assert list(baselines.scores(texts, texts, ["a", "b"], balanced=False)) == ["majority", "tfidf_characters_svm"]
+    assert "tfidf_words_logistic_regression is left out: the texts have no words" in capsys.readouterr().err
 
 
 def test_a_label_that_no_training_row_has_is_never_chosen() -> None:

@@ -256,6 +256,11 @@ def test_the_ceiling_is_reached_by_who_knows_the_chances_and_chance_by_who_does_
     assert agreement.ceiling([*pairs, pair("a", "b")], np.ones(5)) is None
 
 
+@pytest.mark.parametrize("chances", [[0.5, 0.5], ["0.9", "0.8"], [0.9, None], [0.9, 1.5]])
+def test_chances_that_say_nothing_give_no_ceiling(chances: list[Any]) -> None:
+    assert agreement.ceiling([pair("a", "b", p_chosen=chance) for chance in chances], np.array([1.0, -1.0])) is None
+
+
 def test_calibration_is_perfect_where_a_margin_is_the_logarithm_of_the_odds() -> None:
     margin_N = np.array([math.log(3)] * 75 + [-math.log(3)] * 25)
     error, points = agreement.calibration(margin_N)
@@ -271,6 +276,12 @@ def test_the_length_baseline_learns_its_sign(longer_wins: bool) -> None:
     found = preference_baselines.margins(train, [pair(long, short), pair(short, long), pair("a", "b")])
     sign = 1 if longer_wins else -1
     assert np.sign(found["length_only"]).tolist() == [sign, -sign, 0]
+
+
+def test_answers_without_words_have_no_word_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [pair("!" * n, "?") for n in range(1, 9)]
+    assert list(preference_baselines.margins(pairs, pairs)) == ["length_only"]
+    assert "baseline bag_of_words is left out: the texts have no words" in capsys.readouterr().err
 
 
 def test_the_word_baseline_prefers_the_words_of_chosen_answers() -> None:
