@@ -56,6 +56,10 @@ def run(arguments: list[str]) -> int:
         # The reader of our output is gone (`| head`); point stdout elsewhere so that exiting stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:  # no path that the user gave
+            raise
+        return _failed(f"{error.filename}: {error.strerror}; check the path and its rights", 1, arguments)
 
 
 def _failed(message: str, code: int, arguments: list[str]) -> int:

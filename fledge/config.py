@@ -59,7 +59,7 @@ class CommandConfig(Config):
 class RunConfig(Config):
     """What every training command has: seed, length, checkpoints, device."""
 
-    seed: int = Field(0, ge=0, description="seed of weights, data order and sampling")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, data order and sampling")
     max_steps: Steps = Field(1000, ge=1, description="optimizer updates")
     checkpoint_every: Steps = Field(200, ge=1, description="between checkpoints")
     keep_checkpoints: int = Field(

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fledge import lineage, rundir
+from fledge import rundir
+from fledge.runs import describe
 
 MAP = """\
   text                conversations      texts + labels      preferences        prompts + a reward
@@ -40,15 +41,15 @@ def draw(folder: Path = rundir.RUNS) -> str:
 def following(folder: Path) -> list[str]:
     """What to type next, from the newest run in a folder; how to begin where there is none."""
     found = [p for p in sorted(folder.glob("*")) if rundir.is_run(p)] if folder.is_dir() else []
-    if not found:
+    found.sort(key=lambda run: (run / "config.yaml").stat().st_mtime)
+    newest = next((run for run in map(describe, reversed(found)) if run["state"] != "damaged"), None)
+    if newest is None:
         return [
             "fledge demo                                        the whole life on built-in data, in minutes",
             "fledge tokenizer train --input 'my-texts/*.txt' --out runs/tok     your own",
         ]
-    newest = max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
-    record = lineage.read(newest)
-    if rundir.state(newest) != "finished":
-        return [f"fledge {record['command']} --resume {newest}"]
-    parents = [parent.get("run", parent["path"]) for parent in record["parents"]] or ["MODEL"]
-    line = NEXT.get(record["command"], "fledge runs").format(run=newest, parent=parents[0])
-    return [line, f"fledge report {newest} --out report.html"]
+    if newest["state"] != "finished":
+        return [f"fledge {newest['command']} --resume {newest['run']}"]
+    parent = next(iter(newest["parents"]), "MODEL")
+    line = NEXT.get(newest["command"], "fledge runs").format(run=newest["run"], parent=parent)
+    return [line, f"fledge report {newest['run']} --out report.html"]

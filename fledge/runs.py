@@ -1,5 +1,6 @@
 """`fledge runs`: what is there."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import click
 
 from fledge import console, lineage, rundir
-from fledge.errors import RunError
+from fledge.data.sources import files_below
+from fledge.errors import RunError, first_line
 from fledge.metrics_log import read_metrics
 
 
@@ -18,7 +20,7 @@ def runs(folder: Path, as_json: bool) -> None:
     """List the runs below a folder, newest last."""
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; runs are written to runs/ below the current folder")
-    found = [p.parent for p in folder.rglob("lineage.json") if rundir.is_run(p.parent)]
+    found = [file.parent for file in files_below(folder) if file.name == "lineage.json" and rundir.is_run(file.parent)]
     rows = [describe(path) for path in sorted(found, key=lambda p: (p / "config.yaml").stat().st_mtime)]
     if as_json:
         console.result(json.dumps({"command": "runs", "runs": rows}))
@@ -35,17 +37,20 @@ def runs(folder: Path, as_json: bool) -> None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Command, state, parents, last loss (nats/token, None if it has none) and size of one run."""
-    record = lineage.read(path)
-    losses = [m["loss"] for m in read_metrics(path) if "loss" in m]
-    return {
-        "run": str(path),
-        "command": record["command"],
-        "state": rundir.state(path),
-        "parents": [parent.get("run", parent["path"]) for parent in record.get("parents", [])],
-        "last_loss": losses[-1] if losses else None,
-        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
-    }
+    """Command, state, parents, last loss (nats/token, None if it has none) and size of a run, be it damaged."""
+    found = dict[str, Any](run=str(path), command="", state="damaged", parents=[], last_loss=None, bytes=0)
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a checkpoint that is pruned meanwhile
+            found["bytes"] += file.stat().st_size if file.is_file() else 0
+    try:
+        record = lineage.read(path)
+        found["command"] = record["command"]
+        found["parents"] = [parent.get("run", parent["path"]) for parent in record.get("parents", [])]
+        losses = [m["loss"] for m in read_metrics(path) if "loss" in m]
+        return found | {"state": rundir.state(path), "last_loss": losses[-1] if losses else None}
+    except Exception as error:  # files that hold anything
+        console.warn(f"{path}: damaged ({first_line(error)})")
+        return found
 
 
 def _loss(value: float | None) -> str:

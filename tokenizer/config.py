@@ -33,7 +33,7 @@ class TrainConfig(TextInputConfig):
         "bpe", description="byte-level byte-pair encoding; whole words; characters; unigram pieces"
     )
     vocab_size: Tokens = Field(
-        8192, ge=1, description="256 bytes and 5 special tokens included; for char the most it may be"
+        8192, ge=1, le=2**24, description="256 bytes and 5 special tokens included; for char the most it may be"
     )
     sample_megabytes: Megabytes = Field(
         100, gt=0, description="learn from about this much text, taken evenly from all inputs"

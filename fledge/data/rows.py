@@ -178,11 +178,10 @@ def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
         except UnicodeDecodeError as error:
             yield not_utf8(source, number, error, 0)
         except (ValueError, RecursionError) as error:
-            excerpt = line[:200].decode("utf-8", "replace")
+            reason, detail = "broken JSON", str(error)
             if source.format == "json" and number == 1 and not line.rstrip().endswith(b"}"):
-                yield Reject(source.name, 1, "a single object", "give a list, or one object a line", excerpt)
-            else:
-                yield Reject(source.name, number, "broken JSON", str(error), excerpt)
+                reason, detail = "a single object", "give a list, or one object a line"
+            yield Reject(source.name, number, reason, detail, line[:200].decode("utf-8", "replace"))
         else:
             yield _whole(source, number, row) if _SURROGATE.search(line) else (number, row)
 
@@ -228,7 +227,7 @@ def _table(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
         done = table.line_num if table.fieldnames else 0
         for row in table:
             done = table.line_num
-            if any(row.pop(None, ())):  # type: ignore[call-overload]
+            if any(row.pop(None, ())):
                 told = "a tab in a text" if source.format == "tsv" else 'a text with commas needs "quotes"'
                 yield Reject(source.name, done, "more fields than columns", told)
             else:

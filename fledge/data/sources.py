@@ -116,13 +116,12 @@ def _folder(path: Path) -> list[Source]:
 
 def files_below(folder: Path) -> list[Path]:
     """All files below a folder, in order of name; also behind links, each folder once, so that no loop ends nowhere."""
-    found: list[Path] = []
-    seen: set[str] = set()
+    found: dict[str, list[Path]] = {}
     for path, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [] if (real := os.path.realpath(path)) in seen else sorted(folders)
-        found += [] if real in seen else [Path(path, name) for name in names]
-        seen.add(real)
-    return sorted(file for file in found if file.is_file())
+        real = os.path.realpath(path)
+        folders[:] = [] if real in found else sorted(folders)
+        found.setdefault(real, [Path(path, name) for name in names])
+    return sorted(file for files in found.values() for file in files if file.is_file())
 
 
 def _file(path: Path) -> Source:

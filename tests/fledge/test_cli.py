@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fledge.__main__ import run
+from fledge.life_map import following
 
 
 def test_the_root_lists_stages_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +91,66 @@ def test_doctor_reports_devices_and_versions(capsys: pytest.CaptureFixture[str])
     assert "torch" in facts["versions"]
     assert run(["doctor"]) == 0
     assert "device    cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["runs"], ["pretrain", "sample"], ["tokenizer", "show", "--text=a"]])
+def test_a_path_that_the_system_refuses_is_one_error(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "n" * 300]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "nn: File name too long; check the path and its rights" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["pretrain", "train", "--data=x", "--run.seed"], "--run.seed: input should be less than 9223372036854775808"),
+        (["tokenizer", "train", "--input=x", "--vocab-size"], "--vocab-size: input should be less than or equal to"),
+    ],
+)
+def test_a_number_beyond_all_bounds_is_refused(
+    option: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*option, "9" * 23, "--dry-run"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def damage(folder: Path) -> None:
+    """Three runs, the newest without lineage and the one before with a torn log."""
+    for time, name in enumerate(("whole", "torn", "empty")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "lineage.json").write_text('{"command": "pretrain train", "parents": []}')
+        (folder / name / "metrics.jsonl").write_text('{"loss": 2.5}\n')
+        (folder / name / "config.yaml").touch()
+        os.utime(folder / name / "config.yaml", (time, time))
+    (folder / "torn" / "metrics.jsonl").write_bytes(b'{"loss": 2.5}\n\0\0\n')
+    (folder / "empty" / "lineage.json").write_text("")
+
+
+def test_a_damaged_run_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(tmp_path)
+    assert run(["runs", str(tmp_path), "--json"]) == 0
+    shown = capsys.readouterr()
+    found = [(r["state"], r["command"], r["last_loss"]) for r in json.loads(shown.out)["runs"]]
+    assert found == [("interrupted", "pretrain train", 2.5), ("damaged", "pretrain train", None), ("damaged", "", None)]
+    assert f"{tmp_path}/empty: damaged ({tmp_path}/empty/lineage.json: can't be read" in shown.err
+    assert following(tmp_path) == [f"fledge pretrain train --resume {tmp_path}/whole"]
+
+
+def test_runs_behind_links_are_listed_and_a_vanished_file_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(tmp_path / "elsewhere")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "elsewhere" / "whole")
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
+    # Listed, and gone when its size is asked for, as a checkpoint that is pruned meanwhile.
+    (tmp_path / "elsewhere" / "whole" / "pruned").symlink_to("gone")
+    monkeypatch.setattr(Path, "is_file", lambda path: path.name == "pruned" or os.path.isfile(path))  # noqa: PTH113
+    assert run(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    assert found["run"] == str(tmp_path / "runs" / "linked")
+    assert found["bytes"] == 58
 
 
 def test_an_argument_that_is_not_utf8_is_one_error() -> None:
