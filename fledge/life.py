@@ -42,6 +42,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "ppo": {"optim.learning_rate": 1e-4, "optim.critic_learning_rate": 5e-4},
     },
 }
+MIN_BUDGET_S = 10  # less leaves some stage without a step or a row
 USUAL_S = {"pretrain": 175.0, "others": 185.0}  # of size small, on two CPU cores
 
 
@@ -133,8 +134,10 @@ def _own(folder: Path) -> tuple[list[str], dict[str, str]]:
 
     if not folder.is_dir():
         raise DataError(f"--data {folder}: no such folder; name one that holds your text")
-    own = {name: str(file) for name in OWN_FILES for file in sorted(folder.glob(f"{name}*"))[:1]}
-    text = [source.name for source in expand([folder]) if source.name not in own.values()]
+    found = expand([folder])
+    beside = {s.path.name.split(".")[0]: s.name for s in reversed(found) if s.path.parent == folder}
+    own = {name: beside[name] for name in OWN_FILES if name in beside}
+    text = [source.name for source in found if source.name not in own.values()]
     if not text:
         raise DataError(f"--data {folder}: only {', '.join(own)} there, no text to pretrain on")
     if "conversations" in own:
@@ -262,7 +265,8 @@ def _wish_of(folder: Path, is_asked_anew: bool) -> Wish:
 def _checked(time_budget: str | None) -> str | None:
     if time_budget is not None:
         try:
-            config.parse_duration(time_budget)
+            if config.parse_duration(time_budget) < MIN_BUDGET_S:
+                raise ValueError(f"{time_budget} is too short for a life; give {MIN_BUDGET_S}s or more")
         except ValueError as error:
             raise RunError(f"--time-budget: {error}") from None
     return time_budget

@@ -151,6 +151,18 @@ def test_own_files_that_can_not_be_used_are_told_before_anything_is_made(
     assert not (tmp_path / "life").exists()
 
 
+def test_only_files_of_just_that_name_stand_for_the_villages(tmp_path: Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "%d"}, {"role": "assistant", "content": "b"}]}\n'
+    for name in ("conversations.jsonl", "conversations-old.jsonl", "conversations.jsonl.bak"):
+        (tmp_path / name).write_text("".join(row % n for n in range(9)))
+    (tmp_path / "labelled_by_hand.txt").write_text("A book.")
+    given = {stage.name: stage.settings for stage in life.life(life.Wish(data=str(tmp_path)), tmp_path / "demo")}
+    assert given["instruct"].data == [str(tmp_path / "conversations.jsonl")]  # type: ignore[attr-defined]
+    assert given["classify"].data == [life.MESSAGES]  # type: ignore[attr-defined]
+    others = [str(tmp_path / name) for name in ("conversations-old.jsonl", "labelled_by_hand.txt")]
+    assert given["shards"].input == [life.VILLAGE, *others]  # type: ignore[attr-defined]
+
+
 def test_a_time_budget_is_shared_out() -> None:
     def of(budget: str, stage: str) -> CommandConfig:
         return next(s.settings for s in life.life(life.Wish(time_budget=budget), Path("demo")) if s.name == stage)
@@ -182,6 +194,7 @@ def test_a_demo_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--resume", "none"], "no such demo"),
         (["--stage", "school"], "no such stage; there are tokenizer, shards"),
         (["--time-budget", "soon"], "--time-budget"),
+        (["--time-budget", "1s"], "--time-budget: 1s is too short for a life; give 10s or more"),
         (["--data", "none"], "no such folder; name one that holds your text"),
     ],
 )
