@@ -14,15 +14,15 @@ from fledge.village.world import SIZES, World, make_world
 
 KINDS = ("stories", "instructions", "messages", "preferences", "minimal-pairs", "canaries")
 PARTS = ("train", "test")
-DIALS = {
-    "instructions": ("manners",),
-    "messages": ("comparisons",),
-    "preferences": ("temperature", "length_bias", "label_noise"),
+DIALS = {  # with the largest value of each
+    "instructions": {"manners": 1.0},
+    "messages": {"comparisons": 1.0},
+    "preferences": {"temperature": 1e9, "length_bias": 1e9, "label_noise": 0.5},
 }
 
 _SPEC = re.compile(
     r"village:(?P<head>[a-z-]*[a-z])(-(?P<seed>\d+))?(/(?P<kind>[a-z-]+))?(:(?P<part>[a-z]+))?"
-    r"(\?(?P<dials>[a-z_]+=[\d.]+(&[a-z_]+=[\d.]+)*))?(#(?P<count>\d+))?"
+    r"(\?(?P<dials>[a-z_]+=\d*\.?\d+(&[a-z_]+=\d*\.?\d+)*))?(#(?P<count>\d+))?"
 )
 _FORM = "village:WORLD[-SEED][/KIND][:PART][?DIAL=VALUE][#COUNT]"
 
@@ -65,6 +65,9 @@ def parse_spec(text: str) -> Spec:
     for what, value, known in checks + [("dial", name, DIALS.get(kind, ())) for name, _ in dials]:
         if value not in known:
             raise DataError(f"'{text}': no {what} '{value}'; there is {', '.join(known) or 'none'}")
+    for name, value in dials:
+        if float(value) > DIALS[kind][name]:
+            raise DataError(f"'{text}': {name} is {value}, must be from 0 to {DIALS[kind][name]:g}")
     seed, count = int(found["seed"] or 0), int(found["count"]) if found["count"] else None
     return Spec(world, seed, kind, part, tuple((name, float(value)) for name, value in dials), count)
 

@@ -47,6 +47,10 @@ def test_spec_is_read(text: str, spec: Spec) -> None:
         ("village:hamlet/stories:dev", "no part 'dev'; there is train, test"),
         ("village:hamlet/stories?length_bias=1", "no dial 'length_bias'; there is none"),
         ("village:hamlet/preferences?bias=1", "no dial 'bias'; there is temperature, length_bias, label_noise"),
+        ("village:preferences?temperature=1.2.3", "village data is named village:WORLD"),
+        ("village:preferences?temperature=.", "village data is named village:WORLD"),
+        ("village:messages?comparisons=7", "comparisons is 7, must be from 0 to 1"),
+        ("village:instructions?manners=9", "manners is 9, must be from 0 to 1"),
         ("village:Hamlet", "village data is named village:WORLD"),
     ],
 )
