@@ -142,5 +142,6 @@ def _sampling(settings: dict[str, Any]) -> Sampling:
             raise ConfigError(f"generate: unknown setting {name!r}; known: max_length, {', '.join(known)}")
     for name in ("stop_ids", "stop_strings"):
         if name in settings:
-            settings = settings | {name: tuple(settings[name])}
+            given = settings[name]
+            settings = settings | {name: (given,) if isinstance(given, str | int) else tuple(given)}
     return Sampling(**settings)

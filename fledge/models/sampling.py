@@ -31,11 +31,11 @@ class Sampling:
     def __post_init__(self) -> None:
         limits = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "at least 0"),
+            "temperature": (self.temperature == 0 or self.temperature >= 1e-6, "0, or at least 1e-06"),
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "repetition_penalty": (1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1000"),  # no infinite logits
             "stop_strings": (all(self.stop_strings), "not empty"),
         }
         for name, (is_good, wanted) in limits.items():

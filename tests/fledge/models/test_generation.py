@@ -312,7 +312,9 @@ def test_a_batch_that_does_not_fit_is_refused_with_both_numbers(ours: LanguageMo
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": -1.0}, "temperature is -1.0, must be at least 0"),
+        ({"temperature": -1.0}, "temperature is -1.0, must be 0, or at least 1e-06"),
+        ({"temperature": 1e-40}, "temperature is 1e-40, must be 0, or at least 1e-06"),
+        ({"repetition_penalty": 1e-45}, "repetition_penalty is 1e-45, must be from 0.001 to 1000"),
         ({"top_p": 0.0}, r"top_p is 0.0, must be in \(0, 1\]"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"stop_strings": ("",)}, "stop_strings is"),

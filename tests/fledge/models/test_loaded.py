@@ -58,6 +58,13 @@ def test_stop_strings_and_long_prompts_are_taken_care_of(loaded: LoadedModel) ->
         loaded.generate("a" * 90, max_new_tokens=12, temperature=0, stop_strings=[free[3]])
         == free[: free.index(free[3])]
     )
+    lone = loaded.generate("a" * 90, max_new_tokens=12, temperature=0, stop_strings=free[2:4])
+    assert lone == free[: free.index(free[2:4])]
+    (stop,) = loaded.tokenizer.encode(free[3])
+    assert (
+        loaded.generate("a" * 90, max_new_tokens=12, temperature=0, stop_ids=stop)[:4]
+        == free[: free.index(free[3]) + 1]
+    )
 
 
 def test_logits_are_those_of_the_model_for_lists_and_tensors(loaded: LoadedModel) -> None:
