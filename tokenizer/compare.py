@@ -28,13 +28,14 @@ class _Contender:
 def run(config: CompareConfig) -> dict[str, Any]:
     """Print bytes per token on every source, round trips and unused tokens of each tokenizer."""
     sources = src.expand(config.input)
-    tokenizers = [TextTokenizer.from_folder(name) for name in config.tokenizers]
+    names = list(dict.fromkeys(config.tokenizers))
+    tokenizers = [TextTokenizer.from_folder(name) for name in names]
     contenders: list[_Contender] = []
     num_bytes: dict[str, int] = {}
     reader = TextReader(sources, config.text_field, config.html, config.max_bad_share)
     with console.progress("encoding", src.total_size_bytes(sources), "B") as progress:
         for document in reader.documents():
-            contenders = contenders or _contenders(config.tokenizers, tokenizers, document.text)
+            contenders = contenders or _contenders(names, tokenizers, document.text)
             num_bytes[document.source] = num_bytes.get(document.source, 0) + document.num_bytes
             for contender in contenders:
                 _measure(contender, document)
