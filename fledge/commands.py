@@ -104,6 +104,7 @@ def _resume(
                 f"{path}: finished, and has no whole checkpoint left to go on from; "
                 f"train its model further in a new run, with --init {path}"
             )
+        finished = {name: (path / name).read_bytes() for name in ("config.yaml", "result.json")} if done else {}
         if processes.is_first():
             (path / "result.json").unlink(missing_ok=True)
         folder.freeze(resolved)
@@ -115,7 +116,14 @@ def _resume(
             # Damaged ones will be written again; until then they would count as the newest when pruning.
             checkpoints.drop_after(folder.checkpoints, checkpoints.step_of(folder.resumes_from))
         run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
-        return _timed(resolved, run, folder)
+        try:
+            return _timed(resolved, run, folder)
+        except FledgeError as error:
+            is_as_it_was = folder.resumes_from == checkpoints.newest_whole(folder.checkpoints)
+            if error.exit_code == FledgeError.exit_code and is_as_it_was:
+                for name, content in finished.items():  # nothing was added, so it is still the finished run
+                    folder.write(name, content)
+            raise
 
 
 def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]) -> Result:
@@ -238,9 +246,11 @@ def resumed_config(
     problems, changes = [], {}
     for leaf in sorted(named):
         dotted, old, new = ".".join(leaf), config.get(frozen, leaf), config.get(given, leaf)
-        if new in (old, config.get(asked, leaf)):
-            continue
         rule = config_class.resumable.get(dotted)
+        # Said again, so kept; but a value that only happens to be what the config had then is a wish.
+        is_repeated = rule is None or leaf not in overrides or (rule == "more" and leaf in typed)
+        if new == old or (is_repeated and new == config.get(asked, leaf)):
+            continue
         if rule == "any" or (rule == "more" and new > old):
             changes[dotted] = new
         else:

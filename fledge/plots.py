@@ -64,8 +64,9 @@ def confusion_matrix(counts: list[list[int]], labels: list[str], path: Path) -> 
         for column, count in enumerate(own):
             colour = "white" if share[column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    names = list(map(_plain, labels))
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     _save(figure, path)
 
@@ -94,7 +95,7 @@ def label_curve(curves: dict[str, list[tuple[int, float, float, float]]], metric
     figure, axes = _figure(7, 4)
     for name, points in curves.items():
         labels, means, lows, highs = zip(*points, strict=True)
-        (line,) = axes.plot(labels, means, label=name, **CHECKS)
+        (line,) = axes.plot(labels, means, label=_plain(name), **CHECKS)
         axes.fill_between(labels, lows, highs, alpha=0.15, color=line.get_color())
     axes.set_xscale("log")
     axes.set_xticks(labels, [str(number) for number in labels], minor=False)
@@ -119,7 +120,7 @@ def reward_by_kl(curves: dict[str, list[dict[str, Any]]], points: list[dict[str,
         axes.fill_between(kls, lows, highs, color="0.3", alpha=0.12, linewidth=0)
         for point in points:
             x, y = point["kl"], point[label]
-            (dot,) = axes.plot(x["value"], y["value"], "o", markersize=4, label=point["name"])
+            (dot,) = axes.plot(x["value"], y["value"], "o", markersize=4, label=_plain(point["name"]))
             style = {"color": dot.get_color(), "linewidth": 1}
             axes.plot([x["low"], x["high"]], [y["value"]] * 2, **style)
             axes.plot([x["value"]] * 2, [y["low"], y["high"]], **style)
@@ -141,6 +142,11 @@ def _label(axes: Any, x: str, y: str) -> None:
     axes.grid(alpha=0.2)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False)
+
+
+def _plain(name: str) -> str:
+    """A name as it is to be read: two dollar signs would make a formula of what is between them."""
+    return name.replace("$", r"\$")
 
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:

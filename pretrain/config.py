@@ -184,6 +184,12 @@ class TrainConfig(CommandConfig):
 
     _budget = checked_duration("time_budget")
 
+    @model_validator(mode="after")
+    def _has_one_shape(self) -> "TrainConfig":
+        if self.init and self.size is not None:
+            raise ValueError("--init and --size exclude each other: the shape is that of the parent")
+        return self
+
 
 class _ClusterConfig(CommandConfig):
     """What `fledge plan` asks besides a run's settings."""
@@ -269,7 +275,7 @@ class PrepareConfig(TextInputConfig):
 
     tokenizer: str = Field(description="a tokenizer run, a model folder, GPT-2's own files or a hub name")
     validation_input: list[str] = Field([], description="text to hold out, instead of a share of the input")
-    validation_share: Ratio = Field(0.02, ge=0, lt=1, description="of the text to hold out, by a hash of its content")
+    validation_share: Ratio = Field(0.02, gt=0, lt=1, description="of the text to hold out, by a hash of its content")
     validation_tail: float | None = Field(
         None,
         gt=0,
@@ -297,4 +303,10 @@ class PrepareConfig(TextInputConfig):
     def _has_one_way_to_split(self) -> "PrepareConfig":
         if self.validation_input and self.validation_tail is not None:
             raise ValueError("--validation-input and --validation-tail exclude each other")
+        unplanned = {"pieces": not self.piece_characters, "tail": not self.train_characters}
+        if unplanned.get(self.split, self.split != "auto" and (self.split == "input") != bool(self.validation_input)):
+            raise ValueError(
+                f"--split {self.split} is set by the run; leave it out, and give --validation-input, "
+                "--validation-tail or --validation-share"
+            )
         return self

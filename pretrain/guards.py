@@ -9,25 +9,31 @@ from typing import Any, Literal
 from fledge.console import warn
 from fledge.engine import StepResult
 from fledge.errors import RunError, RunFailed
+from fledge.models.architecture import ModelConfig
 from pretrain.config import GuardConfig
 
 Verdict = Literal["go on", "roll back"]
 
-# A fresh model may start this far from ln V: its logits are small but not zero.
+# A fresh model may start this far from ln V, and what its logits are wide besides.
 START_TOLERANCE = 0.5  # nats/token
 SMOOTHING = 0.98  # of the running mean of the loss, about the last 50 steps
 
 
-def check_first_loss(loss: float, vocab_size: int) -> None:
-    """A model with random weights must know nothing: its first loss is ln V.
+def check_first_loss(loss: float, config: ModelConfig) -> None:
+    """A model with random weights must know nothing: its first loss is about ln V.
+
+    A last state of norm sqrt(width) gives logits of variance init_std^2 width, and the loss half of that more. Where
+    the head is the embeddings, the token just read may have a logit of up to init_std width: the loss is that much
+    less where the text repeats it, or more.
 
     Raises:
         RunFailed: it is not, so weights, targets or vocabulary are wrong.
     """
-    expected = math.log(vocab_size)
-    if not abs(loss - expected) <= START_TOLERANCE:
+    expected, widest = math.log(config.vocab_size), config.init_std * config.width
+    tolerance = START_TOLERANCE + (widest if config.tie_embeddings else widest * config.init_std / 2)
+    if not abs(loss - expected) <= tolerance:
         raise RunFailed(
-            f"step 0: the first loss is {loss:.3f} nats/token, but random weights over {vocab_size} tokens give "
+            f"step 0: the first loss is {loss:.3f} nats/token, but random weights over {config.vocab_size} tokens give "
             f"ln V = {expected:.3f}; the initial weights or the token shards are wrong"
         )
 
@@ -85,8 +91,8 @@ class LossGuard:
 
 
 @contextlib.contextmanager
-def memory_errors(microbatch: int, sequences: int) -> Iterator[None]:
-    """Turn out-of-memory into an error that names the batch size to use."""
+def memory_errors(microbatch: int = 0, sequences: int = 0) -> Iterator[None]:
+    """Turn out-of-memory into an error that names the batch size to use, or, without one, another shape."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -99,4 +105,5 @@ def memory_errors(microbatch: int, sequences: int) -> Iterator[None]:
             if smaller
             else "use a smaller --model.context, --model.width or --model.layers"
         )
-        raise RunError(f"out of memory with {microbatch} sequences in a microbatch; {advice}") from None
+        batch = f" with {microbatch} sequences in a microbatch" if microbatch else ""
+        raise RunError(f"out of memory{batch}; {advice}") from None

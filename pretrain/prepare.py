@@ -82,7 +82,9 @@ def _plan(config: PrepareConfig, sources: list[Source]) -> SplitPlan:
         return SplitPlan("input", config.validation_share)
     if config.validation_tail is not None:
         return plan_tail(reader_of(config, sources), config.validation_tail)
-    return plan_by_hash(reader_of(config, sources), reader_of(config, sources), config.validation_share)
+    return plan_by_hash(
+        reader_of(config, sources), reader_of(config, sources), config.validation_share, config.min_bytes
+    )
 
 
 def _sample(config: PrepareConfig, phases: list[Phase]) -> list[str]:

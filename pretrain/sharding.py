@@ -118,6 +118,8 @@ class Sharding:
             self._progress.reach(before + reader.size_bytes_done, f"{self._counts['documents']} documents")
             if not self._is_inside_document:
                 self._maybe_checkpoint(number, reader)
+            elif self._folder.stop_requested:  # what came since the last checkpoint is read again
+                raise self._folder.interrupted(self._step)
 
     # --- what is kept ---
 
@@ -233,12 +235,13 @@ class Sharding:
             DataError: nothing is left of the input.
         """
         self.close()
-        if not self._writers["train"].num_documents:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self._rejects.most_common())
-            raise DataError(
-                f"{', '.join(self._config.input)}: no document is left to train on ({reasons or 'there was none'}); "
-                f"see {self._unfinished / _REJECTS}"
-            )
+        for split in shards.SPLITS:
+            if not self._writers[split].num_documents:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in self._rejects.most_common())
+                raise DataError(
+                    f"{', '.join(self._config.input)}: no document is left in the {split} part "
+                    f"({reasons or 'nothing was rejected'}); see {self._unfinished / _REJECTS}"
+                )
         facts = {
             "documents": self._counts["documents"],
             "split": str(plan_of(self._config)),

@@ -58,11 +58,12 @@ def fraction(text_digest: bytes) -> float:
     return (int.from_bytes(text_digest[8:16], "little") >> 11) / 2**53
 
 
-def plan_by_hash(reader: TextReader, again: TextReader, share: float) -> SplitPlan:
+def plan_by_hash(reader: TextReader, again: TextReader, share: float, min_bytes: int) -> SplitPlan:
     """Choose between documents and pieces, and make sure that something is held out.
 
     Args:
         reader, again: two readers of the same input.
+        min_bytes: shorter documents, and empty ones, will be rejected; they can't be what is held out.
     Raises:
         DataError: there is too little text to hold any of it out.
     """
@@ -71,15 +72,16 @@ def plan_by_hash(reader: TextReader, again: TextReader, share: float) -> SplitPl
     for document in reader.documents():
         num_characters += len(document.text)
         num_documents += document.is_last_part
-        fractions.append(fraction(document.digest))
+        if _is_kept(document, min_bytes):
+            fractions.append(fraction(document.digest))
         if num_documents == _SCANNED_UNITS:
             return SplitPlan("documents", share)
-    if num_documents >= MIN_DOCUMENTS:
+    if num_documents >= MIN_DOCUMENTS and fractions:
         return SplitPlan("documents", _raised(share, fractions))
     size = PIECE_CHARACTERS
     if num_characters < _MIN_PIECES * size:
         size = max(1, num_characters // _MIN_PIECES)
-    texts = (piece for document in again.documents() for piece in pieces(document.text, size))
+    texts = (p for d in again.documents() if _is_kept(d, min_bytes) for p in pieces(d.text, size))
     fractions = [fraction(digest(piece.encode())) for piece in islice(texts, _SCANNED_UNITS)]
     if len(fractions) < 2:
         raise DataError(
@@ -87,6 +89,10 @@ def plan_by_hash(reader: TextReader, again: TextReader, share: float) -> SplitPl
             "can't be cut at line ends); give more, or --validation-input"
         )
     return SplitPlan("pieces", _raised(share, fractions), piece_characters=size)
+
+
+def _is_kept(document: Document, min_bytes: int) -> bool:
+    return not document.is_last_part or (document.num_bytes >= min_bytes and bool(document.text.strip()))
 
 
 def _raised(share: float, fractions: list[float]) -> float:

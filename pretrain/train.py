@@ -14,7 +14,7 @@ from fledge.models.architecture import LanguageModel
 from fledge.rundir import RunFolder, require_disk
 from pretrain import export, parent, probe, sizing, trace
 from pretrain.config import TrainConfig
-from pretrain.guards import check_first_loss
+from pretrain.guards import check_first_loss, memory_errors
 from pretrain.meter import Meter
 from pretrain.parent import Parent
 from pretrain.session import Session, model_of_checkpoint
@@ -41,7 +41,8 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         session = Session(settings, model_of_checkpoint(folder.resumes_from), data.train)
         session.restore(folder.resumes_from)
     else:
-        session = Session(settings, _first_model(settings, data, origin), data.train)
+        with memory_errors():
+            session = Session(settings, _first_model(settings, data, origin), data.train)
         _check_disk(settings, session.num_parameters, folder)
         export.record_lineage(folder, settings, data, origin)
     validation = data.validation_windows(settings, session.engine.evaluation)
@@ -109,7 +110,8 @@ def _with_steps_in_budget(settings: TrainConfig, data: TrainingData, origin: Par
         return settings
     budget_s = config.parse_duration(settings.time_budget)
     console.note(f"measuring how many steps fit into {settings.time_budget} ...")
-    session = Session(settings, copy.deepcopy(_first_model(settings, data, origin)), data.train)
+    with memory_errors():
+        session = Session(settings, copy.deepcopy(_first_model(settings, data, origin)), data.train)
     validation = data.validation_windows(settings, session.engine.evaluation)
     costs = probe.measure(
         budget_s, lambda i: session.train_step(), lambda windows: validation.measure(session.model, windows)
@@ -163,7 +165,7 @@ def _loop(session: Session, validation: Validation, data: TrainingData, folder: 
             count_step()
             step = session.counters.step
             if step == 1 and settings.init is None:
-                check_first_loss(result.loss, session.model.config.vocab_size)
+                check_first_loss(result.loss, session.model.config)
             if session.guard.judge(result, step) == "roll back":
                 _roll_back(session, folder)
                 bar.advance(session.counters.step - step + 1)

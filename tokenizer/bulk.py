@@ -47,7 +47,7 @@ class TiktokenEncoder:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         import tiktoken
 
-        pattern = _split_pattern(tokenizer)
+        pattern, self._tokenizer = _split_pattern(tokenizer), tokenizer
         special = tokenizer.special_ids
         numbers = set(special.values())
         ranks = {piece: n for n, piece in enumerate(tokenizer.token_bytes()) if n not in numbers and piece}
@@ -56,7 +56,13 @@ class TiktokenEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, special tokens in it as plain text."""
-        return [self.encoding.encode_to_numpy(text, disallowed_special=()) for text in texts]
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: str) -> np.ndarray:
+        try:
+            return self.encoding.encode_to_numpy(text, disallowed_special=())
+        except ValueError:  # its search gives up at about a million spaces in a row
+            return np.array(self._tokenizer.encode(text), dtype=np.uint32)
 
 
 BulkEncoder = LibraryEncoder | TiktokenEncoder

@@ -35,14 +35,20 @@ def run(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """Learn a tokenizer from a sample of the input and write it to `tokenizer/` of the run."""
     sources = src.expand(config.input)
     sample = Sample(share_to_take(sources, config.sample_megabytes * 1e6))
-    reader = TextReader(
-        sources,
-        config.text_field,
-        config.html,
-        config.max_bad_share,
-        on_reject=lambda reject: sample.rejects.update([reject.reason]),
-    )
-    inner = learn(config.kind, _sampled(reader, sample, config), config.vocab_size)
+    # Where the size of one can't be told, each gives its part of the sample, one after the other.
+    is_known = all(src.estimated_text_bytes(source) is not None for source in sources)
+    together = [sources] if is_known else [[source] for source in sources]
+    readers = [
+        TextReader(
+            part,
+            config.text_field,
+            config.html,
+            config.max_bad_share,
+            on_reject=lambda reject: sample.rejects.update([reject.reason]),
+        )
+        for part in together
+    ]
+    inner = learn(config.kind, _sampled(readers, sample, config), config.vocab_size)
     tokenizer = TextTokenizer(inner, chat_template=default_chat_template())
     with folder.publish("tokenizer") as part:
         tokenizer.save(part)
@@ -65,29 +71,32 @@ def share_to_take(sources: Sequence[Source], limit_bytes: float) -> float:
     return min(1.0, limit_bytes / known) if known and None not in sizes else 1.0
 
 
-def _sampled(reader: TextReader, sample: Sample, config: TrainConfig) -> Iterator[str]:
+def _sampled(readers: Sequence[TextReader], sample: Sample, config: TrainConfig) -> Iterator[str]:
     """The texts to learn from, in pieces.
 
     Raises:
         DataError: there is no text at all.
     """
-    # Sources whose size can't be told are read until the sample is full, and so is a sample that the estimated
-    # size of compressed files made twice too large.
+    # A sample that the estimated size of compressed files made twice too large is full, too.
     limit = config.sample_megabytes * 1e6 * (2 if sample.share < 1 else 1)
-    with console.progress("reading text", src.total_size_bytes(reader.sources), "B") as progress:
-        numbers = count()
-        for document in reader.documents():
-            if not document.text.strip():
-                continue
-            sample.num_documents += document.is_last_part
-            for piece in pieces(document.text, _PIECE_CHARACTERS):
-                key = digest(document.digest + next(numbers).to_bytes(8, "little"))
-                if int.from_bytes(key[:8], "little") < sample.share * 2**64:
-                    sample.num_bytes += len(piece.encode())
-                    yield piece
-            progress.reach(reader.size_bytes_done)
-            if sample.num_bytes >= limit:
-                break
+    total = src.total_size_bytes([source for reader in readers for source in reader.sources])
+    with console.progress("reading text", total, "B") as progress:
+        numbers, before = count(), 0
+        for place, reader in enumerate(readers):
+            full = sample.num_bytes + (limit - sample.num_bytes) / (len(readers) - place)
+            for document in reader.documents():
+                if not document.text.strip():
+                    continue
+                sample.num_documents += document.is_last_part
+                for piece in pieces(document.text, _PIECE_CHARACTERS):
+                    key = digest(document.digest + next(numbers).to_bytes(8, "little"))
+                    if int.from_bytes(key[:8], "little") < sample.share * 2**64:
+                        sample.num_bytes += len(piece.encode())
+                        yield piece
+                progress.reach(before + reader.size_bytes_done)
+                if sample.num_bytes >= full:
+                    break
+            before += reader.size_bytes_done
     if not sample.num_bytes:
         raise DataError(f"{', '.join(config.input)}: no text to learn from; every document is empty")
     console.note(

@@ -181,7 +181,9 @@ def _short(text: str) -> str:
 
 
 def _fingerprint(messages: Sequence[Message]) -> bytes:
-    return digest("\0".join(f"{m['role']}\0{normalised(m['content'])}" for m in messages).encode())
+    """Prompts differ by more than case and spacing; answers by these, too: they may be what is to be learned."""
+    texts = (normalised(m["content"]) if m["role"] == "user" else m["content"].strip() for m in messages)
+    return digest("\0".join(f"{m['role']}\0{text}" for m, text in zip(messages, texts, strict=True)).encode())
 
 
 def prompt_hash(messages: Sequence[Message]) -> int:

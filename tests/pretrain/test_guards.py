@@ -1,11 +1,14 @@
 """Guards: what they say and when."""
 
 import math
+from typing import Any
 
 import pytest
+import torch
 
 from fledge.engine import StepResult
 from fledge.errors import RunError, RunFailed
+from fledge.models.architecture import ModelConfig, build, find_config
 from pretrain.config import GuardConfig
 from pretrain.guards import LossGuard, check_first_loss, memory_errors
 
@@ -16,14 +19,27 @@ def good(loss: float) -> StepResult:
     return StepResult(loss, 1.0, is_finite=True)
 
 
-def test_a_first_loss_near_ln_v_passes() -> None:
-    check_first_loss(math.log(1000) + 0.3, 1000)
+def shape(width: int, **more: Any) -> ModelConfig:
+    return find_config("qwen3").sized(vocab_size=1000, context=32, layers=1, width=width, heads=2, **more)
 
 
 @pytest.mark.parametrize("loss", [math.log(1000) + 1, 2.0, math.nan])
-def test_another_first_loss_stops_the_run(loss: float) -> None:
+def test_another_first_loss_than_ln_v_stops_the_run(loss: float) -> None:
     with pytest.raises(RunFailed, match=r"step 0: the first loss is .* ln V = 6\.908"):
-        check_first_loss(loss, 1000)
+        check_first_loss(loss, shape(16))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "is_tied"), [("qwen3", 16, True), ("qwen3", 4096, False), ("nanochat", 512, True)]
+)
+def test_random_weights_of_any_width_may_start(name: str, width: int, is_tied: bool) -> None:
+    config = find_config(name).sized(
+        vocab_size=1000, context=32, layers=1, width=width, heads=2, tie_embeddings=is_tied
+    )
+    ids_BT = torch.randint(0, 1000, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits_BTV = build(config, seed=0)(ids_BT[:, :-1])
+    check_first_loss(torch.nn.functional.cross_entropy(logits_BTV.mT, ids_BT[:, 1:]).item(), config)
 
 
 def test_non_finite_steps_are_skipped_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:

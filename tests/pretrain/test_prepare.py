@@ -243,6 +243,26 @@ def test_a_stopped_run_leaves_nothing_half_written_and_continues(
     assert not (tmp_path / "cut/checkpoints").exists()
 
 
+def test_a_stop_in_the_middle_of_a_document_is_heeded_at_once(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "big.jsonl").write_text("")
+    (tmp_path / "big.txt").write_text("\n".join(STORIES) * 60)
+    command = [word.replace("big.jsonl", "big.txt") for word in slow_copy(tmp_path, tokenizer_folder, "cut")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fledge", *command], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (tmp_path / "cut/.shards-unfinished").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "stopped at step 0; continue with --resume" in said
+    assert run(["pretrain", "prepare", "--resume", str(tmp_path / "cut")]) == 0
+    assert shards.read_index(tmp_path / "cut").facts["documents"] == 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits there")
 def test_a_full_disk_is_said_and_continued_from(
     tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -271,7 +291,7 @@ def test_training_text_that_all_stands_in_validation_is_an_error(
         capsys, "--input", source, "--validation-input", source, "--tokenizer", tokenizer_folder,
         "--out", tmp_path / "run",
     )  # fmt: skip
-    assert "no document is left to train on (4 duplicate)" in line
+    assert "no document is left in the train part (4 duplicate)" in line
 
 
 def test_a_changed_input_is_not_continued(
@@ -299,7 +319,7 @@ def test_a_changed_input_is_not_continued(
     [
         (b"", "empty file"),
         (b"\0\1\2", "binary file, not text"),
-        (b"   \n\n", r"no document is left to train on"),
+        (b"   \n\n", "no document is left in the"),
         (b"caf\xe9\n", "not UTF-8"),
     ],
 )
@@ -323,6 +343,23 @@ def test_two_ways_to_split_exclude_each_other(
         capsys, "--input", "a", "--tokenizer", tokenizer_folder, "--validation-input", "b", "--validation-tail", 0.1
     )  # fmt: skip
     assert "exclude each other" in line
+
+
+@pytest.mark.parametrize("split", ["pieces", "tail", "input"])
+def test_a_split_that_only_a_run_can_set_is_an_error(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    line = failed(capsys, "--input", "a", "--tokenizer", tokenizer_folder, "--split", split)
+    assert f"--split {split} is set by the run; leave it out" in line
+
+
+def test_a_split_by_documents_keeps_validation_input_out_of_training(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = failed(
+        capsys, "--input", "a", "--tokenizer", tokenizer_folder, "--validation-input", "b", "--split", "documents"
+    )  # fmt: skip
+    assert "--split documents is set by the run; leave it out" in line
 
 
 def peak_megabytes(tmp_path: Path, tokenizer_folder: Path, source: Path, out: str) -> float:

@@ -19,7 +19,7 @@ def reader(*paths: Path) -> TextReader:
 
 
 def plan(share: float, *paths: Path) -> SplitPlan:
-    return plan_by_hash(reader(*paths), reader(*paths), share)
+    return plan_by_hash(reader(*paths), reader(*paths), share, min_bytes=8)
 
 
 def document(text: str, is_last_part: bool = True, whole: str | None = None) -> Document:
@@ -49,6 +49,14 @@ def test_hundred_documents_are_split_whole(tmp_path: Path) -> None:
     assert plan(0.02, write_rows(tmp_path / "a.jsonl", 1000)) == SplitPlan("documents", 0.02)
     few = plan(1e-9, write_rows(tmp_path / "b.jsonl", 100))
     assert few.split == "documents"
+
+
+def test_what_will_be_rejected_is_not_all_that_is_held_out(tmp_path: Path) -> None:
+    rows = [f"story {n} of many" for n in range(150)]
+    lowest = min(fraction(digest(text.encode())) for text in rows)
+    short = next(t for t in map(str, range(10**6)) if fraction(digest(t.encode())) < lowest)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [short, *rows]))
+    assert plan(1e-9, tmp_path / "a.jsonl").validation_share > lowest
 
 
 def test_where_nothing_falls_under_the_share_the_lowest_hash_is_held_out(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_the_config_may_be_repeated_alone_or_with_all_options(out: Path, tiny: P
     assert yaml.safe_load((out / "config.yaml").read_text())["run"]["log_every"] == 3
 
 
+def test_a_typed_value_counts_though_the_config_had_it_at_first(story_shards: Path, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert run(["pretrain", "train", "--data", str(story_shards), "--out", str(out), "--config", str(tiny)]) == 0
+    for steps, log_every in ((8, 1), (10, 2)):  # 2 is what the config says
+        assert run([*RESUME, str(out), f"--run.max-steps={steps}", f"--run.log-every={log_every}"]) == 0
+        assert yaml.safe_load((out / "config.yaml").read_text())["run"]["log_every"] == log_every
+
+
 def test_a_config_that_differs_is_an_error(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(TINY.replace("sequences: 2}\nrun", "sequences: 4}\nrun"))
@@ -74,6 +82,20 @@ def test_a_finished_run_without_checkpoints_keeps_its_model(out: Path, capsys: p
     assert f"train its model further in a new run, with --init {out}" in capsys.readouterr().err
     assert (out / "model" / "model.safetensors").is_file()
     assert (out / "result.json").is_file()
+
+
+def test_asking_for_more_in_vain_leaves_a_finished_run_finished(
+    out: Path, story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: (out / name).read_bytes() for name in ("config.yaml", "result.json")}
+    story_shards.rename(tmp_path / "away")
+    try:
+        assert run([*RESUME, str(out), "--run.max-steps=8"]) == 1
+    finally:
+        (tmp_path / "away").rename(story_shards)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert run([*RESUME, str(out), "--run.max-steps=8"]) == 0
+    assert steps(out)[-1] == 8
 
 
 @pytest.fixture

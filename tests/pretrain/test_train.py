@@ -346,6 +346,21 @@ def test_the_size_dial_is_frozen_as_plain_values(story_shards: Path, tmp_path: P
     assert run(["pretrain", "train", "--resume", str(out), "--size=1"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init=somewhere", "--size=2"], "--init and --size exclude each other"),
+        (["--model.width=4000000"], "out of memory; use a smaller --model.context, --model.width or --model.layers"),
+    ],
+)
+def test_an_impossible_shape_is_one_line(
+    story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert run(arguments(story_shards, tmp_path / "r", *options)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_sample_continues_prompts(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["pretrain", "sample", str(trained), "--max-new-tokens=5"]
     assert run([*command, "--prompt", "It was", "--prompt", "The", "--num-samples=2", "--json"]) == 0

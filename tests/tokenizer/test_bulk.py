@@ -31,6 +31,11 @@ def test_tiktoken_splits_every_character_alike(small_tokenizer: TextTokenizer) -
     assert [ids.tolist() for ids in fast] == slow
 
 
+def test_a_million_spaces_are_encoded(small_tokenizer: TextTokenizer) -> None:
+    text = f"a{' ' * 1_000_000}b"
+    assert TiktokenEncoder(small_tokenizer).encode([text])[0].tolist() == small_tokenizer.encode(text)
+
+
 def test_special_tokens_in_text_are_plain_text(small_tokenizer: TextTokenizer) -> None:
     text = "".join(SPECIAL_TOKENS) * 3
     (ids,) = TiktokenEncoder(small_tokenizer).encode([text])

@@ -71,6 +71,18 @@ def test_a_sample_takes_evenly_from_all_inputs(
     assert result["documents"] == 2
 
 
+def test_a_source_of_unknown_size_leaves_room_for_the_others(
+    tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.txt").write_text("\u20ac" * 40_000)
+    _, result, _ = train(
+        capsys, "--input", "village:hamlet/stories#2000", "--input", tmp_path / "last.txt",
+        "--vocab-size", 300, "--sample-megabytes", 0.1, "--out", tmp_path / "tok",
+    )  # fmt: skip
+    assert len(TextTokenizer.from_folder(tmp_path / "tok/tokenizer").encode("\u20ac" * 8)) < 8
+    assert result["bytes"] < 0.2e6
+
+
 def test_the_village_is_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, result, _ = train(
         capsys, "--input", "village:hamlet/stories#200", "--vocab-size", 300, "--out", tmp_path / "tok"

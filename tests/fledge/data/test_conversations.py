@@ -107,10 +107,17 @@ def test_rows_of_no_format_and_of_two_are_errors(tmp_path: Path) -> None:
 
 def test_rows_that_stand_twice_are_dropped_across_files(tmp_path: Path) -> None:
     one = write(tmp_path, "a.jsonl", [asked(1), asked(2)])
-    two = write(tmp_path, "b.jsonl", [{"prompt": "question  1 ", "completion": "An ANSWER."}, asked(3)])
+    two = write(tmp_path, "b.jsonl", [{"prompt": "question  1 ", "completion": " An answer."}, asked(3)])
     read = conversations.read([one, two], 0.1)
     assert read.duplicates == 1
     assert len(read.train) + len(read.held_out) == 3
+
+
+def test_answers_that_differ_in_case_or_indentation_are_others(tmp_path: Path) -> None:
+    answers = ["if x:\n    y()\nz()", "if x:\n    y()\n    z()", "IF X:\n    y()\n    z()"]
+    path = write(tmp_path, "a.jsonl", [asked(1), *({"prompt": "Write it.", "completion": a} for a in answers)])
+    read = conversations.read([path], 0.1)
+    assert (read.duplicates, len(read.train) + len(read.held_out)) == (0, 4)
 
 
 def test_a_prompt_stands_on_one_side_whatever_else_there_is(tmp_path: Path) -> None:
