@@ -1,6 +1,5 @@
 """Devices, number formats, threads, and the machine's measured matmul peak."""
 
-import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -79,11 +78,12 @@ def torch_dtype(name: str) -> "torch.dtype":
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may use."""
+    """Physical cores that this process may use; a container's share of them counts, too."""
+    import joblib
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    allowed = joblib.cpu_count()
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def matmul_peak(device: str, dtype: str) -> float:

@@ -22,7 +22,7 @@ def traced(settings: TrainConfig, folder: RunFolder) -> Iterator[Callable[[], ob
     """Yield what is to be called after each step; the steps to trace are written to `profile/` of the run.
 
     Only the first process is traced, and once in a run: a resumed one that has its trace makes none. A run that ends
-    before writes the steps that it has.
+    before writes the steps that it has, if any.
     """
     if not settings.profile or not processes.is_first() or (folder.path / FOLDER).is_dir():
         yield lambda: None
@@ -40,6 +40,8 @@ def traced(settings: TrainConfig, folder: RunFolder) -> Iterator[Callable[[], ob
 
     with profiler.profile(activities=kinds, schedule=steps, on_trace_ready=write, acc_events=True) as running:
         yield running.step
+    if not (folder.path / FOLDER).is_dir():
+        console.warn(f"--profile: the run ended within its first {SKIPPED + 1} steps, which are not traced")
 
 
 def _operators(done: Any, on_gpu: bool) -> str:

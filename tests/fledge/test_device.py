@@ -1,5 +1,7 @@
 """What `auto` and bfloat16 mean on this machine."""
 
+import os
+
 import pytest
 import torch
 
@@ -38,3 +40,9 @@ def test_the_nominal_peak_is_that_of_the_gpu_and_not_of_one_named_alike(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     assert device.nominal_peak("cuda") == peak
+
+
+def test_cores_are_those_that_a_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= device.usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # what joblib counts beside affinity and the cgroup's quota
+    assert device.usable_cores() == 1

@@ -346,6 +346,13 @@ def test_the_size_dial_is_frozen_as_plain_values(story_shards: Path, tmp_path: P
     assert run(["pretrain", "train", "--resume", str(out), "--size=1"]) == 0
 
 
+def test_a_run_too_short_for_a_profile_says_so(
+    story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(story_shards, tmp_path / "r", "--profile=3", "--run.max-steps=3")
+    assert "--profile: the run ended within its first 6 steps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
