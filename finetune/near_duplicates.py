@@ -5,19 +5,25 @@ Copies of one message on both sides of a split would let a model score by rememb
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 SHINGLE = 5  # characters; UTF-8 bytes of the normal form, so that one fits into 40 bits
 BANDS, ROWS = 24, 4  # texts that share 0.7 of their shingles become candidates with probability 0.998
+BUCKET = 256  # texts that a later one with the same band is compared with; where many share a frame, they are many
+LIKELY = 0.5  # share of equal hashes, an estimate of the Jaccard index: 0.7 falls below it once in 30,000 times
 SIMILARITY = 0.7  # Jaccard index of the shingles, from which on texts are taken for copies
 
 
 def normal_form(text: str) -> str:
-    """A text without what copies differ in: compatibility forms, case, digits masked, punctuation, spaces."""
+    """A text without what copies differ in: compatibility forms, case, digits masked, punctuation, spaces.
+
+    Of a text that is nothing else, such as a smiley, the last two are kept.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"[\W_]+", " ", re.sub(r"\d", "0", folded)).strip()
+    return re.sub(r"[\W_]+", " ", re.sub(r"\d", "0", folded)).strip() or folded
 
 
 def group(texts: Sequence[str]) -> list[int]:
@@ -30,14 +36,18 @@ def group(texts: Sequence[str]) -> list[int]:
     from scipy.sparse.csgraph import connected_components
 
     shingles = [_shingles(normal_form(text)) for text in texts]
-    first: dict[tuple[int, bytes], int] = {}
-    pairs: set[tuple[int, int]] = set()
-    for number, own in enumerate(shingles):
-        for band, key in enumerate(_band_keys(own)):
-            other = first.setdefault((band, key), number)
-            if other != number:
-                pairs.add((other, number))
-    alike = [(a, b) for a, b in sorted(pairs) if _jaccard(shingles[a], shingles[b]) >= SIMILARITY]
+    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # of texts that are no copies of each other
+    alike: list[tuple[int, int]] = []
+    least_NH = np.stack([_least_hashes(own) for own in shingles])
+    for number, (own, least_H) in enumerate(zip(shingles, least_NH, strict=True)):
+        entered = [buckets[band, key.tobytes()] for band, key in enumerate(least_H.reshape(BANDS, ROWS))]
+        others = np.array(sorted(set().union(*entered)), dtype=np.int64)
+        likely = others[(least_NH[others] == least_H).mean(1) >= LIKELY].tolist()
+        copies = {other for other in likely if _jaccard(shingles[other], own) >= SIMILARITY}
+        alike += [(other, number) for other in copies]
+        for bucket in entered:
+            if len(bucket) < BUCKET and copies.isdisjoint(bucket):
+                bucket.append(number)
     left, right = np.array(alike, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
     return [int(label) for label in connected_components(graph, directed=False)[1]]
@@ -55,10 +65,10 @@ _FACTORS = _GENERATOR.integers(1, 1 << 63, BANDS * ROWS, dtype=np.uint64) | np.u
 _OFFSETS = _GENERATOR.integers(0, 1 << 63, BANDS * ROWS, dtype=np.uint64)
 
 
-def _band_keys(shingles: np.ndarray) -> list[bytes]:
-    """The least of each of many multiply-shift hashes over the shingles, cut into bands."""
-    hashes = (shingles[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)
-    return [band.tobytes() for band in hashes.min(0).reshape(BANDS, ROWS)]
+def _least_hashes(shingles: np.ndarray) -> np.ndarray:
+    """The least of each of many multiply-shift hashes over the shingles."""
+    hashes: np.ndarray = ((shingles[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)).min(0)
+    return hashes.astype(np.uint32)
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,7 +12,9 @@ from eval import intervals
 from finetune import verdict
 from finetune.config import ClassifyConfig
 from finetune.judged import Judged, read_rows
+from finetune.split import split
 from fledge import commands, config, console, lineage, plots, rundir
+from fledge.data import labelled
 from fledge.data.sources import expand
 from fledge.errors import Interrupted, RunError
 from fledge.rundir import RunFolder
@@ -40,10 +42,11 @@ def _cross_validate(settings: ClassifyConfig, folder: RunFolder) -> dict[str, An
     """As many models as folds; every row is tested once, by the model that has not seen it."""
     from finetune.classify import ceiling
 
-    children = [
-        _child(settings, folder, f"fold-{fold:02d}", {"split.num_folds": settings.folds, "split.fold": fold})
-        for fold in range(settings.folds)
-    ]
+    changes = [{"split.num_folds": settings.folds, "split.fold": fold} for fold in range(settings.folds)]
+    examples = labelled.read(settings.data, settings.max_bad_share).examples
+    for change in changes:  # before the first of them is trained
+        split(examples, config.with_values(settings, {"folds": 0} | change).split, settings.validation.share)
+    children = [_child(settings, folder, f"fold-{fold:02d}", change) for fold, change in enumerate(changes)]
     judged = _judged(children)
     folder.write(verdict.PREDICTIONS, b"".join((c / verdict.PREDICTIONS).read_bytes() for c in children))
     results = [rundir.read_result(child) or {} for child in children]

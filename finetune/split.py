@@ -46,7 +46,7 @@ def split(examples: Sequence[Example], settings: SplitConfig, validation_share: 
         parts["train"] = _draw(parts["train"] + parts["validation"], examples, settings)
         parts["validation"] = []
     for name in ("train", "test"):
-        _check(name, [examples[index].label for index in parts[name]])
+        _check(name, [examples[index].label for index in parts[name]], settings)
     return Split(**parts, num_groups=len(names))
 
 
@@ -71,10 +71,10 @@ def _draw(indices: list[int], examples: Sequence[Example], settings: SplitConfig
     return sorted(taken)
 
 
-def _check(name: str, labels: list[str]) -> None:
+def _check(name: str, labels: list[str], settings: SplitConfig) -> None:
     if len(set(labels)) < 2:
         have = ", ".join(f"{count} '{label}'" for label, count in Counter(labels).items()) or "no rows"
-        raise DataError(
-            f"the {name} part has {have}: too few rows to split; give more data, "
-            "or another share with --split.test-share"
-        )
+        which, other = f"the {name} part", "another share with --split.test-share"
+        if settings.num_folds:
+            which, other = f"{which} of fold {settings.fold}", f"another number than --folds {settings.num_folds}"
+        raise DataError(f"{which} has {have}: too few rows to split; give more data, or {other}")

@@ -195,3 +195,12 @@ def test_the_threshold_is_that_of_the_positive_label(qwen3: Path, tmp_path: Path
         assert f"'{label}' from probability {from_probability:.3f} on" in (out / "summary.md").read_text()
     # A model of 8 steps knows little, and F1 is then best where most texts are called by the label it is of.
     assert found[0] > found[1] + 0.01
+
+
+def test_folds_that_can_not_be_split_are_told_before_any_is_trained(
+    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert classify(qwen3, tmp_path / "r", "--folds=9", data="village:hamlet/messages#14") == 1
+    told = capsys.readouterr().err
+    assert "too few rows to split; give more data, or another number than --folds 9" in told
+    assert "fold-00" not in told
