@@ -32,7 +32,7 @@ def worded(prompt: str, values: Mapping[str, Any], row: Row) -> str:
     """
     try:
         return prompt.format_map(values)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         known = ", ".join(map(str, row.values))
         wrong = f"asks for {error}" if isinstance(error, KeyError) else f"can't be filled in ({error})"
         raise DataError(f"{row.where}: 'prompt' {wrong}; the row has {known}") from None

@@ -52,6 +52,9 @@ def run(settings: CompareConfig) -> dict[str, Any]:
     """Compare models; see CompareConfig."""
     if len(settings.models) < 2 or len(set(settings.models)) < len(settings.models):
         raise ConfigError("give two different models or more; each is compared with the first one")
+    title, out = f"# {' | '.join(settings.models)}\n", Path(settings.out or "")
+    if settings.out and out.exists() and (out.is_dir() or not out.read_bytes().startswith(title.encode())):
+        raise ConfigError(f"{out}: exists and is no comparison of these models; choose another --out, a file")
     subjects = {model: _seeds(model, settings) for model in settings.models}
     lines: list[Line] = []
     for wanted in _wanted(settings, subjects):
@@ -62,7 +65,7 @@ def run(settings: CompareConfig) -> dict[str, Any]:
     text = _table(lines)
     console.result(text)
     if settings.out:
-        atomic.write_file(Path(settings.out), f"# {' | '.join(settings.models)}\n\n{text}\n")
+        atomic.write_file(out, f"{title}\n{text}\n")
     return {
         "model": settings.models[0],
         "out": settings.out,
@@ -96,10 +99,9 @@ def _wanted(settings: CompareConfig, subjects: dict[str, list[Subject]]) -> list
     limit = settings.limit or (suite.limit if suite else None)
     first = subjects[settings.models[0]][0]
     found = []
-    for name in settings.task or (suite.tasks if suite else []):
-        stem, task = harness.find_task(name)
+    for name, task in harness.find_tasks(settings.task or (suite.tasks if suite else [])):
         try:
-            found.append(Wanted(stem, with_data(stem, task, settings, first), limit))
+            found.append(Wanted(name, with_data(name, task, settings, first), limit))
         except DoesNotApply as error:
             if suite is None:
                 raise
@@ -149,6 +151,7 @@ def _lines(task: str, first_model: str, found: dict[str, list[Result]]) -> list[
 def _line(task: str, metric: str, model: str, seeds: Sequence[Result], first: Sequence[Result] | None) -> Line:
     numbers = [result["metrics"][metric] for result in seeds]
     values = [float(number["value"]) for number in numbers]
+    about = results.text_of(seeds[0])
     halves = [(n["high"] - n["low"]) / 2 for n in numbers if n["low"] is not None]
     return Line(
         task,
@@ -158,7 +161,8 @@ def _line(task: str, metric: str, model: str, seeds: Sequence[Result], first: Se
         statistics.fmean(halves) if halves else None,
         statistics.stdev(values) if len(values) > 1 else None,
         int(numbers[0]["n"]),
-        pairing.difference(first, seeds, metric) if first else None,
+        # Places in a model's own text are of another text for another model.
+        pairing.difference(first, seeds, metric) if first and results.text_of(first[0]) == about else None,
     )
 
 

@@ -57,7 +57,7 @@ def beside(answer: Generated) -> dict[str, float]:
 
 def variety(answers: Sequence[Sequence[Generated]]) -> dict[str, Estimate]:
     """Told of all generated answers together: the share of different pairs of words."""
-    return {"distinct_2": pooled_estimate(distinct_n, [answer[0].text for answer in answers])}
+    return {"distinct_2": pooled_estimate(distinct_n, [answer[0].text for answer in answers], is_share=True)}
 
 
 def best_copies(items: Sequence[Item], score: Callable[[Item, str], Mapping[str, float]]) -> dict[str, float]:
@@ -71,11 +71,12 @@ def best_copies(items: Sequence[Item], score: Callable[[Item, str], Mapping[str,
     return best
 
 
-def pooled_estimate(metric: Callable[..., Any], *columns: Sequence[Any]) -> Estimate:
+def pooled_estimate(metric: Callable[..., Any], *columns: Sequence[Any], is_share: bool = False) -> Estimate:
     """A metric that is no mean over answers, with the interval of the delete-a-group jackknife.
 
     Args:
         columns: predictions and, where the metric takes them, references; their rows are independent.
+        is_share: the metric, and so its interval, is in [0, 1].
     Source: Kott 2001, the delete-a-group jackknife; Student's t with groups - 1 degrees of freedom.
     """
     n = len(columns[0])
@@ -88,7 +89,8 @@ def pooled_estimate(metric: Callable[..., Any], *columns: Sequence[Any]) -> Esti
     ]
     mean = float(np.mean(left_out))
     half, _ = student(value, [((groups - 1) / groups * sum((v - mean) ** 2 for v in left_out), groups - 1)])
-    return Estimate(value, value - half, value + half, n)
+    least, most = (0.0, 1.0) if is_share else (-np.inf, np.inf)
+    return Estimate(value, max(least, value - half), min(most, value + half), n)
 
 
 def _number(result: Any) -> float:

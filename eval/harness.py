@@ -44,6 +44,7 @@ from fledge.errors import ConfigError, DataError
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 
+GIVE_DATA = "give --data PATHS, to one task at a time"
 MAX_BAD_SHARE = 0.01  # of the rows; so many are passed over aloud, as everywhere
 
 # Metrics of which less is better; of all others more.
@@ -97,6 +98,19 @@ def find_task(name: str) -> tuple[str, TaskConfig]:
     return file.stem, task
 
 
+def find_tasks(names: Sequence[str]) -> list[tuple[str, TaskConfig]]:
+    """Several tasks; see `find_task`.
+
+    Raises:
+        ConfigError: two are called the same.
+    """
+    found = [find_task(name) for name in names]
+    for number, (own, _) in enumerate(found):
+        if own in [other for other, _ in found[:number]]:
+            raise ConfigError(f"--task {names[number]}: another task is called {own} as well; rename the file")
+    return found
+
+
 def yaml_file(what: str, name: str, shipped: Path) -> Path:
     """The file that `--task NAME` or `--suite NAME` means: a path, or a shipped name.
 
@@ -132,6 +146,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     started = time.perf_counter()
     kind = find_kind(task.kind, f"kind {task.kind}")
     scores = (kind.measure if hasattr(kind, "measure") else _measure_items)(subject, task, limit)
+    _require_finite(scores)
     sets = dict.fromkeys(item.set for item in scores.items)
     names = dict.fromkeys(name for item in scores.items for name in item.values)
     per_set = {name: of_sets(scores.items, name) for name in names}
@@ -152,6 +167,14 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     }
 
 
+def _require_finite(scores: Scores) -> None:
+    """Raises DataError where a value, perhaps of a user's own check or metric, is not finite."""
+    values = [(f"{item.where}: {name}", value) for item in scores.items for name, value in item.values.items()]
+    for what, value in values + [(f"{name} of all answers", found.value) for name, found in scores.pooled.items()]:
+        if not isfinite(value.part if isinstance(value, Ratio) else value):
+            raise DataError(f"{what} is {value}, no finite number; mend what gives it, or leave the row out")
+
+
 def read_items(task: TaskConfig, kind: Any, limit: int | None) -> list[Item]:
     """The items of a task's data, the first `limit` of each set.
 
@@ -159,7 +182,7 @@ def read_items(task: TaskConfig, kind: Any, limit: int | None) -> list[Item]:
         DataError: no data given, or more than a few rows without a field or that ask nothing.
     """
     if not task.data:
-        raise DataError(f"a task of kind {task.kind} needs data: give --data PATHS")
+        raise DataError(f"a task of kind {task.kind} needs data: {GIVE_DATA}")
 
     def make(row: Row) -> Item:
         try:

@@ -54,9 +54,8 @@ def run(settings: OverlapConfig) -> dict[str, Any]:
     """Look for the items of tasks in training text; see OverlapConfig."""
     asked = MeasureConfig(task=settings.task, data=settings.task_data)
     tasks: dict[str, TaskConfig] = {}
-    for name in settings.task:
-        stem, task = harness.find_task(name)
-        tasks[stem] = with_data(stem, task, asked, None)
+    for name, task in harness.find_tasks(settings.task):
+        tasks[name] = with_data(name, task, asked, None)
     items = {name: _items(name, task, settings.limit) for name, task in tasks.items()}
     every = [item for found in items.values() for item in found]
     judged = iter(judge(every, _stream(settings), settings.n))

@@ -6,7 +6,7 @@ never scored, and a byte counts where its token is scored, whether the token is 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, inf, log
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from fledge.tokens import TextTokenizer
 
 # Windows of a single text count as independent; documents do where there are enough of them for an interval.
 ENOUGH_DOCUMENTS = 20
+LARGEST = 700.0  # nats/token: beyond 709 exp is no float64
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 
 def perplexity(items: Sequence[ItemScore]) -> Estimate:
-    """exp of the nats/token, with the interval of those."""
+    """exp of the nats/token, with the interval of those; unknown where it is too wide to say anything."""
     pairs = [value for item in items if isinstance(value := item.values["nats_per_token"], Ratio)]
     clusters = [item.cluster or item.where for item in items]
     nats = ratio([p.part for p in pairs], [p.whole for p in pairs], clusters)
-    return Estimate(exp(nats.value), exp(nats.low), exp(min(nats.high, 700.0)), nats.n)
+    low, high = (exp(nats.low), exp(nats.high)) if nats.high < LARGEST else (-inf, inf)
+    return Estimate(exp(nats.value), low, high, nats.n)
 
 
 def scores_of(

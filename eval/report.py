@@ -155,13 +155,13 @@ def _stage(
 
 def _evaluations(stages: Sequence[Stage], names: dict[Path, str]) -> list[dict[str, Any]]:
     """One card for each metric of each task, with a row for each run; only what is comparable shares a card."""
-    cards: dict[tuple[str, str, str], dict[str, Any]] = {}
+    cards: dict[tuple[str, str, str, str | None], dict[str, Any]] = {}
     for stage in stages:
         for result in results.read_all(stage.path):
             limit = result["settings"].get("limit")
             note = f"first {limit} of each set" if limit else ""
             for metric, found in result["metrics"].items():
-                key = (result["task"], metric, result["task_sha256"])
+                key = (result["task"], metric, result["task_sha256"], results.text_of(result))
                 card = cards.setdefault(
                     key, {"task": result["task"], "metric": metric, "note": note, "rows": [], "marks": {}}
                 )

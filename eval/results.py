@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def read_all(run: Path) -> list[dict[str, Any]]:
     """All results in a run's folder, in order of name; those of another version are left out aloud."""
     files = sorted((run / FOLDER).glob("*.json"))
     return [content for content in map(_load, files) if content is not None]
+
+
+def text_of(result: Mapping[str, Any]) -> str | None:
+    """Which text of the model's own a result is about; None: about data, which its `task_sha256` tells apart."""
+    return result["model"]["text"] if result.get("config", {}).get("kind") == "own_text" else None
 
 
 def _read(file: Path, subject: Subject, digest: str) -> dict[str, Any] | None:

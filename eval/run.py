@@ -20,7 +20,7 @@ def run(settings: RunConfig) -> dict[str, Any]:
     suite = None if settings.task else find_suite(settings.suite)
     names = settings.task or (suite.tasks if suite else [])
     limit = settings.limit or (suite.limit if suite else None)
-    tasks = [harness.find_task(name) for name in names]
+    tasks = harness.find_tasks(names)
     subject = Subject.open(settings.model, settings.device, settings.dtype, settings.batch_size)
     found: dict[str, dict[str, Any]] = {}
     for name, task in tasks:
@@ -62,6 +62,14 @@ def with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Sub
     Raises:
         DoesNotApply: the data was not given.
     """
+    has_own = getattr(harness.find_kind(task.kind, name), "HAS_OWN_DATA", False)
+    found = task if has_own else _with_data(name, task, settings, subject)
+    if settings.task and settings.data and found.data == task.data:
+        console.warn(f"{name}: makes no use of --data")
+    return found
+
+
+def _with_data(name: str, task: TaskConfig, settings: MeasureConfig, subject: Subject | None) -> TaskConfig:
     if task.kind == "lm_eval":  # its first entry is a name
         return task.model_copy(update={"data": [*task.data, *settings.data]})
     if not task.data and (not settings.data or len(settings.task) != 1):

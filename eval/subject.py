@@ -123,7 +123,12 @@ class Subject:
         if prompts:
             answers: list[Answer] = list(self.generate(prompts))
             template = "the model's own" if task.chat and self.tokenizer.chat_template else "none: plain text"
-            settings = {"num_cut": sum(a.is_cut for a in answers), "template": template}
+            settings = {"num_cut": sum(answer.is_cut for answer in answers), "template": template}
+            if settings["num_cut"]:
+                console.warn(
+                    f"{settings['num_cut']} of {len(prompts)} prompts did not fit into the context of "
+                    f"{generation.context_of(self.model)} tokens with an answer; their beginning was left out"
+                )
             return _per_item(items, answers), settings
         return self.scorer.answer_items(items, margin)
 

@@ -42,7 +42,9 @@ def pooled(items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> dict[s
     """Corpus BLEU, the variety of the answers, and the task's own metrics."""
     texts, references = [answer[0].text for answer in answers], _references(items)
     metrics = {"bleu": bleu} | {name: metric_module.find(name) for name in items[0].facts["metrics"]}
-    estimates = {name: generated.pooled_estimate(f, texts, references) for name, f in metrics.items()}
+    estimates = {
+        name: generated.pooled_estimate(f, texts, references, is_share=f is bleu) for name, f in metrics.items()
+    }
     return estimates | generated.variety(answers)
 
 

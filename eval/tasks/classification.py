@@ -4,7 +4,7 @@ import numpy as np
 
 from eval import generated
 from eval.config import TaskConfig
-from eval.harness import DoesNotApply, ItemScore, Scores
+from eval.harness import GIVE_DATA, DoesNotApply, ItemScore, Scores
 from eval.metrics.f1 import f1
 from eval.metrics.log_loss import SMALLEST
 from eval.metrics.mcc import mcc
@@ -17,7 +17,7 @@ from fledge.models import classifier
 def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     """Label the texts of the task's data; `log_loss` in nats."""
     if not task.data:
-        raise DataError("classification needs labelled texts: give --data PATHS")
+        raise DataError(f"classification needs labelled texts: {GIVE_DATA}")
     examples = labelled.read(task.data).examples[:limit]
     try:
         model = classifier.load(subject.path, subject.device)

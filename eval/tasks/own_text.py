@@ -7,6 +7,8 @@ from eval.subject import Subject
 from eval.token_tree import Tokens
 from tokenizer import shards
 
+HAS_OWN_DATA = True  # nothing is to be given
+
 
 def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     """The validation split's cost, document ends as context; with a limit, in windows spread evenly.

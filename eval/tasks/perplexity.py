@@ -3,7 +3,7 @@
 from eval import perplexity
 from eval.baselines import compressed_bits_per_byte
 from eval.config import TaskConfig
-from eval.harness import Scores
+from eval.harness import GIVE_DATA, Scores
 from eval.subject import Subject
 from fledge.errors import DataError
 
@@ -15,7 +15,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
         DataError: no text given, or it can't be read.
     """
     if not task.data:
-        raise DataError("perplexity needs text: give --data PATHS")
+        raise DataError(f"perplexity needs text: {GIVE_DATA}")
     tokenizer, context = subject.tokenizer, subject.scorer.context
     texts = list(perplexity.documents(task.data, tokenizer))
     found = [w for text in texts for w in perplexity.windows(text, context, min(task.stride, context))]

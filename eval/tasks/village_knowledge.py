@@ -19,6 +19,7 @@ from fledge.village.stories import HELD_OUT_START, stories
 from fledge.village.world import World, make_world
 
 NUM_STORIES = 200
+HAS_OWN_DATA = True  # nothing is to be given
 
 
 def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:

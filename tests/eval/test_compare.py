@@ -12,6 +12,7 @@ from scipy import stats
 
 from eval import compare, intervals, pairing
 from eval.config import CompareConfig
+from fledge.__main__ import run
 from fledge.cli import cli
 from fledge.errors import ConfigError
 from fledge.tokens import TextTokenizer
@@ -151,6 +152,33 @@ def test_the_command_measures_what_is_missing_and_then_reads_it(runs: list[str],
     # Without --task: what was measured before, of any of the models.
     assert invoke(*runs)["lines"] == first["lines"]
     assert file.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["folder", "notes.md"])
+def test_what_is_there_is_not_overwritten(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.md").write_text("mine", encoding="utf-8")
+    assert run(["eval", "compare", *runs, "--task", TASK, "--limit=2", "--out", str(tmp_path / name)]) == 1
+    told = capsys.readouterr().err
+    assert f"{name}: exists and is no comparison of these models; choose another --out" in told
+    assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "mine"
+    for _ in range(2):  # its own is written anew
+        invoke(*runs, "--task", TASK, "--limit", "2", "--out", str(tmp_path / "new.md"))
+
+
+def test_windows_of_different_texts_are_not_paired() -> None:
+    def of(text: str, kind: str = "own_text") -> dict[str, Any]:
+        return result([1.0, 2.0, 4.0]) | {"model": {"text": text}, "config": {"kind": kind}}
+
+    for first, second, is_paired in [
+        (of("a"), of("a"), True),
+        (of("a"), of("b"), False),
+        (of("a", "answers"), of("b", "answers"), True),
+    ]:
+        line = compare._line("t", "m", "x", [second], [first])
+        assert (line.difference is not None) == is_paired
 
 
 def test_seeds_are_one_model_with_a_noise_of_its_own(

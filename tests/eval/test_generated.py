@@ -179,6 +179,11 @@ def test_pooled_intervals_of_a_mean_are_those_of_the_mean() -> None:
     assert estimate.high - estimate.value == pytest.approx(2.0930 * error, rel=1e-4)  # t, 19 degrees
 
 
+def test_the_interval_of_a_share_stays_between_0_and_1() -> None:
+    found = generated.pooled_estimate(lambda column: sum(column) / len(column), [0.0, 1.0, 1.0], is_share=True)
+    assert (found.low, found.high) == (0, 1)
+
+
 def test_pooled_estimates_are_the_metric_itself() -> None:
     texts, references = ["the cat sat on a mat"] * 3, ["the cat sat on the mat", "a cat", "mat"]
     assert generated.pooled_estimate(bleu, texts, references).value == bleu(texts, references)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.perplexity import Document, documents, windows
+from eval import intervals
+from eval.harness import ItemScore
+from eval.items import Ratio
+from eval.perplexity import Document, documents, perplexity, windows
 from eval.subject import Subject
 from fledge.__main__ import run
 from fledge.village.stories import stories
@@ -79,3 +82,10 @@ def test_bytes_of_split_characters_are_counted(subject: Subject, text_file: Path
 def test_perplexity_without_text_is_an_error(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", "run", str(model_folder), "--task", "perplexity"]) == 1
     assert "perplexity needs text: give --data PATHS" in capsys.readouterr().err
+
+
+def test_an_interval_that_is_wider_than_numbers_are_is_unknown() -> None:
+    items = [ItemScore(name, "", "", {"nats_per_token": Ratio(nats, 1.0)}) for name, nats in (("a", 1.0), ("b", 200.0))]
+    found = intervals.as_json(perplexity(items))
+    assert (found["low"], found["high"]) == (None, None)
+    assert found["value"] == pytest.approx(exp(100.5))

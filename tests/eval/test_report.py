@@ -54,7 +54,7 @@ def make_run(
     return path
 
 
-def write_evaluation(run: Path, value: float) -> None:
+def write_evaluation(run: Path, value: float, **more: Any) -> None:
     """A result as `eval run` keeps it."""
     accuracy = {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 400, "baseline": 0.5}
     content = {
@@ -63,9 +63,10 @@ def write_evaluation(run: Path, value: float) -> None:
         "task_sha256": "ab12",
         "metrics": {"accuracy": accuracy},
         "settings": {"limit": None},
+        **more,
     }
-    (run / "eval").mkdir()
-    (run / "eval" / "village_pairs-ab12.json").write_text(json.dumps(content))
+    (run / "eval").mkdir(exist_ok=True)
+    (run / "eval" / f"{content['task']}-ab12.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -213,6 +214,15 @@ def test_numbers_of_a_task_stand_on_one_card_with_their_floor(whole_life: Path, 
         ("baseline", "baseline", 0.5),
     ]
     assert (card["rows"][0]["low"], card["rows"][0]["high"], card["rows"][0]["n"]) == (0.7, 0.8, 400)
+
+
+def test_models_own_texts_have_a_card_each(whole_life: Path, tmp_path: Path) -> None:
+    for name, text in (("base", "one"), ("chat", "one"), ("ppo", "other")):
+        own = {"task": "own_text", "config": {"kind": "own_text"}, "model": {"text": text}}
+        write_evaluation(whole_life / name, 0.7, **own)
+    cards = [card for card in make_report(tmp_path, whole_life)["numbers"] if card["task"] == "own_text"]
+    names = [[row["label"] for row in card["rows"] if row["kind"] == "model"] for card in cards]
+    assert names == [["base", "chat"], ["ppo"]]
 
 
 def test_what_runs_measured_stands_beside_their_baselines() -> None:

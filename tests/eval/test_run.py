@@ -133,6 +133,42 @@ def test_a_check_of_ones_own_that_was_changed_is_asked_again(
         assert results(capsys, *arguments)["results"]["mine"]["right"]["value"] == verdict
 
 
+def test_a_check_that_gives_no_number_is_told_with_its_row(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "own.jsonl", [{"prompt": "Anna"}, {"prompt": "Bram"}])
+    check, metric = tmp_path / "mine.py", tmp_path / "ratio.py"
+    check.write_text("def check(row, answer):\n    return float('nan' if row['prompt'] == 'Bram' else 1)\n")
+    task = tmp_path / "mine.yaml"
+    task.write_text(f"kind: checked\ncheck: {check}\ndata: ['{data}']\nmax_new_tokens: 2\n")
+    assert run(["eval", "run", str(model_folder), "--task", str(task), "--device=cpu"]) == 1
+    assert "own.jsonl:2: right is nan, no finite number" in capsys.readouterr().err
+    metric.write_text("def ratio(predictions, references):\n    return float('inf')\n")
+    write_rows(data, [{"prompt": "Anna", "completion": "b"}] * 3)
+    task.write_text(f"kind: answers\nmetrics: ['{metric}']\ndata: ['{data}']\nmax_new_tokens: 2\n")
+    assert run(["eval", "run", str(model_folder), "--task", str(task), "--device=cpu"]) == 1
+    assert "of all answers is inf, no finite number" in capsys.readouterr().err
+
+
+def test_data_that_a_task_makes_no_use_of_is_told(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "own.jsonl", [{"text": "Anna has a dog."}])
+    assert run(["eval", "run", str(model_folder), "--task=own_text", f"--data={data}", "--device=cpu"]) == 1
+    assert "own_text: makes no use of --data" in capsys.readouterr().err
+    results(
+        capsys, str(model_folder), "--task=village_pairs", "--task=village_questions", f"--data={data}", "--limit=1"
+    )
+    assert run(["eval", "run", str(model_folder), "--task=perplexity", f"--data={data}", "--device=cpu"]) == 0
+    assert "makes no use" not in capsys.readouterr().err
+
+
+def test_prompts_that_are_cut_are_told(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_rows(tmp_path / "own.jsonl", [{"prompt": "Anna " * n, "completion": "b"} for n in (1, 90)])
+    assert run(["eval", "run", str(model_folder), "--task=answers", f"--data={data}", "--device=cpu"]) == 0
+    assert "1 of 2 prompts did not fit into the context of 64 tokens with an answer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("chat", ["false", "true"])
 def test_preferences_read_dialogues_and_pass_over_a_few_bad_rows(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], chat: str
@@ -177,6 +213,11 @@ CHOICE = {"query": "Who?", "choices": ["Anna", "Bram"], "gold": 0}
             "'prompt' can't be filled in ('str' object has no attribute 'dogs'); the row has query",
         ),
         (
+            "kind: answers\nprompt: '{choices[2]}'",
+            CHOICE,
+            "own.jsonl:1: 'prompt' can't be filled in (list index out of range); the row has query, choices, gold",
+        ),
+        (
             "kind: answers\nprompt: '{query[dogs]}'",
             CHOICE,
             "own.jsonl:1: 'prompt' can't be filled in (string indices must be integers",
@@ -212,6 +253,8 @@ def test_what_is_wrong_with_a_task_is_said(
         (["--task=blmp"], "--task blmp: no such task; there are: "),
         (["--suite=fast"], "--suite fast: no such suite; there are: "),
         (["--task=blimp"], "its data is not here; give --task blimp --data PATHS"),
+        (["--task=perplexity", "--task=answers", "--data=a"], "perplexity needs text: give --data PATHS, to one task"),
+        (["--task=blimp", "--task=piqa", "--task=blimp"], "--task blimp: another task is called blimp as well; rename"),
         (["--suite=quick"], "none of its tasks can be measured on this model"),
     ],
 )
