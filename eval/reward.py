@@ -24,7 +24,7 @@ class RewardModel:
         Raises:
             ModelError: no classifier, or one of several labels.
         """
-        loaded = classifier.load(path, device)
+        loaded = classifier.load(path, device, is_reward=True)
         if len(loaded.labels) != 1:
             raise ModelError(f"{path}: a classifier of {len(loaded.labels)} labels; a reward model has one")
         return cls(loaded)

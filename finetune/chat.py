@@ -55,9 +55,12 @@ class Talk:
 
     def __init__(self, settings: ChatConfig) -> None:
         self.path = model_folder.find_model(settings.model)
-        kinds = model_folder.read_config(self.path).get("architectures") or [""]
-        if kinds[0].endswith("ForSequenceClassification"):
-            raise ModelError(f"{self.path}: a classifier, which labels texts; use fledge finetune predict {self.path}")
+        content = model_folder.read_config(self.path)
+        if (content.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
+            what = "a classifier, which labels texts; use fledge finetune predict"
+            if len(content.get("id2label", "01")) == 1:
+                what = "a reward model, which scores answers; use fledge rlhf score"
+            raise ModelError(f"{self.path}: {what} {self.path}")
         self._loaded = load(self.path, device=device.resolve_device(settings.device, "--device"))
         self.sampling = Sampling(
             max_new_tokens=settings.max_new_tokens,

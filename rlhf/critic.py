@@ -36,7 +36,7 @@ class Critic(nn.Module):
     @classmethod
     def from_reward_model(cls, folder: Path, device: str = "cpu") -> "Critic":
         """A reward model, which says at each token what it would say of a text that ended there."""
-        model = classifier.load(folder, device).model
+        model = classifier.load(folder, device, is_reward=True).model
         if isinstance(model, OwnClassifier):
             return cls(model.body.requires_grad_(True), model.score)
         return cls(model.base_model, classifier.head(model))

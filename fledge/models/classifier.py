@@ -142,11 +142,13 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.
     return batch_BT, is_real_BT
 
 
-def load(path: str | Path, device: str = "cpu") -> Classifier:
+def load(path: str | Path, device: str = "cpu", is_reward: bool = False) -> Classifier:
     """The classifier in a run or model folder, or of a hub name, ready to be asked.
 
+    Args:
+        is_reward: it may be a reward model, which has one label, and whose probability of that is always 1.
     Raises:
-        ModelError: no model, not a classifier, or a damaged one.
+        ModelError: no model, not such a classifier, or a damaged one.
     """
     folder = find_model(path)
     content = read_config(folder)
@@ -159,6 +161,8 @@ def load(path: str | Path, device: str = "cpu") -> Classifier:
     default = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers does not write these two
     names = {int(number): name for number, name in content.get("id2label", default).items()}
     labels = [names[number] for number in sorted(names)]
+    if len(labels) == 1 and not is_reward:
+        raise ModelError(f"{folder}: a reward model, which has no labels to choose from; use fledge rlhf score {path}")
     own = is_ours(content["model_type"]) and content.get("pad_token_id") is not None
     model = OwnClassifier(folder, content).to(device).eval() if own else _from_pretrained(folder, device)
     return _assembled(model, folder, labels, content.get(THRESHOLD))

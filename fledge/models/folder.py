@@ -70,10 +70,7 @@ def load_model(path: str | Path, dtype: torch.dtype | None = torch.float32, devi
         ModelError: no model, a damaged one, or a kind that is not implemented.
     """
     folder = find_model(path)
-    content = read_config(folder)
-    kinds = content.get("architectures") or []
-    if kinds and not any(_LANGUAGE_MODEL.search(kind) for kind in kinds):
-        raise ModelError(f"{folder}: holds a {', '.join(kinds)}, not a language model")
+    content = _language_model(folder)
     if not is_ours(content["model_type"]):
         return load_by_transformers(folder, dtype, device)
     try:
@@ -85,6 +82,14 @@ def load_model(path: str | Path, dtype: torch.dtype | None = torch.float32, devi
     model.to(dtype or next((tensor.dtype for tensor in state.values()), torch.float32))
     model.load_hf_state(state, str(folder))
     return model.to(device).eval()
+
+
+def _language_model(folder: Path) -> dict[str, Any]:
+    content = read_config(folder)
+    kinds = content.get("architectures") or []
+    if kinds and not any(_LANGUAGE_MODEL.search(kind) for kind in kinds):
+        raise ModelError(f"{folder}: holds a {', '.join(kinds)}, not a language model")
+    return content
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -143,7 +148,8 @@ def save_model(model: LanguageModel, folder: str | Path) -> None:
 def load_by_transformers(
     folder: Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
 ) -> Any:
-    """transformers' own class with the weights in a folder, whatever the type; arguments as in `load_model`."""
+    """transformers' own class with the weights in a folder, whatever the type; arguments and errors as `load_model`."""
+    _language_model(folder)
     return quicken(auto_model("CausalLM", folder, dtype).to(device).eval())
 
 

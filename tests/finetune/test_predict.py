@@ -33,6 +33,14 @@ def test_a_text_gets_a_line_with_label_and_probabilities(spam: Path, capsys: pyt
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_reward_model_has_no_labels(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier.from_base(qwen3, ["reward"]).save(tmp_path)
+    assert predict(tmp_path, "--text", "WIN") == 1
+    assert "a reward model, which has no labels to choose from; use fledge rlhf score" in capsys.readouterr().err
+    assert run(["chat", str(tmp_path), "--prompt", "Who?"]) == 1
+    assert "a reward model, which scores answers; use fledge rlhf score" in capsys.readouterr().err
+
+
 def test_a_file_has_a_line_a_row_in_order_whatever_the_batches(spam: Path, tmp_path: Path) -> None:
     texts = ["long " * (n % 7) + str(n) for n in range(30)] + [""]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

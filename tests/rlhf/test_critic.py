@@ -25,7 +25,7 @@ def test_a_critic_from_a_policy_foresees_nothing_and_can_learn(qwen3: Path) -> N
 
 def test_a_critic_from_a_reward_model_says_what_it_says_of_the_text_so_far(judge: Path) -> None:
     critic = Critic.from_reward_model(judge)
-    model = classifier.load(judge)
+    model = classifier.load(judge, is_reward=True)
     # Before the third token of [8] -> 22 23 24 25 the text so far is 8 22 23.
     (expected,) = model.logits([[8, 22, 23]])[0]
     assert float(critic.scored(ANSWERS)[1][2]) == pytest.approx(float(expected), abs=1e-5)

@@ -156,7 +156,9 @@ def test_a_reward_that_is_not_there_is_told(source: str, message: str) -> None:
         open_reward(source)
 
 
-def test_folders_that_are_no_reward_model_are_told(qwen3: Path, critic: Path, tmp_path: Path) -> None:
+def test_folders_that_are_no_reward_model_are_told(qwen3: Path, critic: Path, judge: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"a reward model, which has no labels to choose from; use fledge rlhf score"):
+        open_reward(f"sentiment:{judge}#LABEL_0")
     with pytest.raises(ModelError, match=r"holds a Qwen3ForCausalLM, no reward model; make one with `fledge rlhf"):
         open_reward(str(qwen3))
     with pytest.raises(ModelError, match=rf"a classifier of 2 labels.*use sentiment:{critic}"):
