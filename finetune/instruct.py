@@ -118,7 +118,8 @@ def _announce(settings: InstructConfig, lesson: Lesson) -> None:
 
 def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list[dict[str, Any]]:
     """Greedy answers to the fixed prompts and to the first held-out ones."""
-    answers = _answers(model, lesson.tokenizer, lesson.sampled, settings.answers.max_new_tokens)
+    room = _room(model, lesson.tokenizer, lesson.sampled, settings.answers.max_new_tokens)
+    answers = _answers(model, lesson.tokenizer, lesson.sampled, room)
     return [
         {"prompt": messages[-1]["content"], **generation.sample_of(lesson.tokenizer, answer), "finish": answer.finish}
         for messages, answer in zip(lesson.sampled, answers, strict=True)
@@ -135,11 +136,14 @@ def _answers(
     if not asked:
         return []
     prompts = [_prompt_ids(tokenizer, messages) for messages in asked]
-    room = generation.context_of(model) - max(map(len, prompts))
-    sampling = Sampling(
-        max_new_tokens=min(max_new_tokens, room), temperature=0, stop_ids=vocabulary.stop_ids(tokenizer)
-    )
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0, stop_ids=vocabulary.stop_ids(tokenizer))
     return generation.generate(model, prompts, sampling)
+
+
+def _room(model: Any, tokenizer: TextTokenizer, asked: list[list[Message]], max_new_tokens: int) -> int:
+    """The tokens that answers may have: as many as wanted, or as the longest prompt leaves."""
+    longest = max((len(_prompt_ids(tokenizer, messages)) for messages in asked), default=0)
+    return min(max_new_tokens, generation.context_of(model) - longest)
 
 
 def _finish(
@@ -169,23 +173,24 @@ def _finish(
         saved, proof = published.write(partial, lesson.model, lesson.tokenizer, stops, proving)
         result |= proof
         asked = lesson.asked[: settings.answers.at_end]
-        answers = _answers(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
+        result["max_new_tokens"] = _room(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
+        answers = _answers(saved, lesson.tokenizer, asked, result["max_new_tokens"])
         result["stopped_share"] = sum(a.finish == "stop" for a in answers) / max(1, len(answers))
         result["answers"] = len(answers)
-        lines = _lines(settings, result)
+        lines = _lines(result)
         published.card(folder, partial, lines)
     plots.loss_curve(read_metrics(folder.path), folder.path / "loss.png", {"before": before}, "loss")
     folder.write_summary(_summary(folder, result, lines))
     return result
 
 
-def _lines(settings: InstructConfig, result: dict[str, Any]) -> list[str]:
+def _lines(result: dict[str, Any]) -> list[str]:
     """The results in sentences."""
     lines = [
         f"held-out loss on the answers: {result['validation_loss']:.4f} nats/token at step {result['best_step']}, "
         f"{result['validation_loss_before']:.4f} before",
         f"{result['stopped_share']:.0%} of {result['answers']} held-out answers stop by themselves within "
-        f"{settings.answers.max_new_tokens} tokens",
+        f"{result['max_new_tokens']} tokens",
         f"{result['conversations']} conversations, {console.format_count(result['tokens'])} tokens read in "
         f"{result['steps']} steps",
     ]

@@ -35,13 +35,16 @@ def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], ma
     """Render conversations; labels are the ids where an assistant speaks or ends its turn.
 
     Raises:
-        DataError: nothing, or everything, would be learned.
+        DataError: nothing, or everything, would be learned, or the chat template refuses a conversation.
     """
     examples: list[Example] = []
     cut = dropped = tokens = learned = 0
     with console.progress("tokenising", len(conversations), "conversations") as bar:
         for conversation in conversations:
-            chat = render(tokenizer, conversation.messages)
+            try:
+                chat = render(tokenizer, conversation.messages)
+            except DataError as error:
+                raise DataError(f"{conversation.where}: {error}; mend it or leave it out") from None
             length = _fitting(chat.is_supervised, max_length)
             cut += length > 0 and any(chat.is_supervised[length:])
             ids, flags = chat.ids[:length], chat.is_supervised[:length]

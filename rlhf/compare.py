@@ -44,7 +44,8 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
     judges = Judges(reward, gold, settings.unfinished_penalty or 0.0)
     scoring.announce(reward, tokenizer)
     model = load_model(path, device=settings.device)
-    asked = _asked(settings, tokenizer, generation.context_of(model), folder)
+    max_bad_share = max((one.settings.get("max_bad_share", 0.01) for one in found), default=0.01)
+    asked = _asked(settings, tokenizer, generation.context_of(model), folder, max_bad_share)
     folder.add_lineage(
         parents=[lineage.parent(path, "reference"), *(lineage.parent(one.path, "policy") for one in found)],
         tokenizer=tokenizer.fingerprint,
@@ -70,14 +71,16 @@ def run(settings: CompareConfig, folder: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _asked(settings: CompareConfig, tokenizer: TextTokenizer, context: int, folder: RunFolder) -> list[Asked]:
-    """The prompts to compare on.
+def _asked(
+    settings: CompareConfig, tokenizer: TextTokenizer, context: int, folder: RunFolder, max_bad_share: float
+) -> list[Asked]:
+    """The prompts to compare on; as many bad rows are passed over as by any of the runs.
 
     Raises:
         DataError: there are fewer than two.
     """
     room = context - settings.sampling.max_new_tokens
-    found = prompts.read(settings.prompts, tokenizer, room, settings.held_out_share)
+    found = prompts.read(settings.prompts, tokenizer, room, settings.held_out_share, max_bad_share)
     folder.add_lineage(data={"sources": describe(found.sources)})
     asked = found.held_out + (found.train if settings.part == "all" else [])
     if len(asked) < 2:

@@ -76,12 +76,16 @@ def of_row(row: Row, tokenizer: TextTokenizer) -> Asked:
     """The prompt of one row.
 
     Raises:
-        ValueError: it has none, or nothing in it is said by a user.
+        ValueError: it has none, nothing in it is said by a user, or the chat template refuses it.
     """
     asked = prompts.of_row(row.values)
     if all(message["role"] != "user" for message in asked.messages):
         raise ValueError("no message in it is a user's")
-    return Asked({"prompt": asked.plain} | row.values, asked.messages, ids_of(asked.messages, tokenizer))
+    try:
+        ids = ids_of(asked.messages, tokenizer)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return Asked({"prompt": asked.plain} | row.values, asked.messages, ids)
 
 
 def ids_of(messages: Sequence[Message], tokenizer: TextTokenizer) -> list[int]:

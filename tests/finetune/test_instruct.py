@@ -14,7 +14,7 @@ from finetune.supervised import Example
 from fledge.__main__ import run
 from fledge.data.conversations import Conversation
 from fledge.errors import DataError, ModelError
-from fledge.models import adapters, folder
+from fledge.models import adapters, classifier, folder
 from fledge.models.loss import IGNORED
 from fledge.tokens import TextTokenizer
 
@@ -293,6 +293,30 @@ def test_prompts_that_leave_no_room_for_an_answer_are_not_asked(qwen3: Path, tmp
     assert run([*start, *options, "--out", str(tmp_path / "r")]) == 0
     assert result_of(tmp_path / "r")["answers"] == 0
     assert result_of(tmp_path / "r")["merge_same_greedy_tokens"]
+
+
+def test_within_how_many_tokens_answers_stop_is_what_they_were_given(qwen3: Path, tmp_path: Path) -> None:
+    assert instruct(qwen3, tmp_path / "r", "--answers.max-new-tokens=500", "--run.max-steps=1") == 0
+    given = result_of(tmp_path / "r")["max_new_tokens"]
+    assert 32 <= given < 64  # of a context of 64
+    assert f"stop by themselves within {given} tokens" in (tmp_path / "r" / "summary.md").read_text()
+
+
+def test_a_classifier_is_no_parent(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier.from_base(qwen3, ["ham", "spam"]).save(tmp_path)
+    for stage in (["finetune", "instruct"], ["rlhf", "dpo"]):
+        data = "village:instructions#40" if "instruct" in stage else "village:preferences#40"
+        assert run([*stage, str(tmp_path), f"--data={data}", "--config=tiny", "--out", str(tmp_path / "r")]) == 1
+        assert "holds a Qwen3ForSequenceClassification, not a language model" in capsys.readouterr().err
+
+
+def test_a_conversation_that_the_template_refuses_is_named(tokenizer: TextTokenizer) -> None:
+    template = "{% if messages[0].content == 'Who is 3?' %}{{ raise_exception('no 3') }}{% endif %}"
+    odd = TextTokenizer(tokenizer.inner, tokenizer.roles, template + str(tokenizer.chat_template))
+    one = talks(5)[3]
+    one.messages[0]["content"] = "Who is 3?"
+    with pytest.raises(DataError, match=rf"{one.where}: the chat template refuses these messages: no 3"):
+        supervised.tokenise(odd, [one], 64)
 
 
 def test_a_length_above_the_context_is_refused(gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,6 +274,14 @@ def test_runs_are_compared_by_what_they_were_trained_on(
     assert [parent["kind"] for parent in lineage.read(out)["parents"]] == ["reference", "policy", "policy"]
 
 
+def test_prompts_that_a_run_accepted_are_accepted(make_run: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Tell of {n}"}) + "\n" for n in range(12)) + "{}\n" * 4)
+    settings = SETTINGS | {"prompts": [str(file)], "validation": {"share": 0.5}}
+    runs = [make_run(tmp_path / name, 0, settings | more) for name, more in (("a", {}), ("b", {"max_bad_share": 0.5}))]
+    assert invoke(*runs, "--out", str(tmp_path / "out"), *SMALL)["prompts"] >= 2
+
+
 def test_a_model_alone_shows_what_can_be_gained_and_equal_runs_are_equal(qwen3: Path, tmp_path: Path) -> None:
     arguments = ["--reference", str(qwen3), "--reward", "length:6", "--prompts", "village:instructions#8"]
     arguments += ["--part", "all", "--sampling.max-new-tokens", "4", *SMALL]

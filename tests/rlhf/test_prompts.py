@@ -52,6 +52,17 @@ def test_prompts_that_all_begin_alike_can_not_be_parted(tmp_path: Path, tokenize
         prompts.read(write(tmp_path, rows), tokenizer, 64, 0.1)
 
 
+def test_a_prompt_that_the_template_refuses_is_a_bad_row(
+    tmp_path: Path, tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    odd = TextTokenizer(tokenizer.inner, tokenizer.roles, template + str(tokenizer.chat_template))
+    system = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}
+    found = prompts.read(write(tmp_path, [{"prompt": "a"}, system, {"prompt": "c"}]), odd, 64, 0.1, max_bad_share=0.4)
+    assert len(found.train + found.held_out) == 2
+    assert "rows.jsonl:2: the chat template refuses these messages: no system" in capsys.readouterr().err
+
+
 def test_a_prompt_in_which_no_user_speaks_is_told(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     rows = [{"messages": [{"role": "system", "content": "Be kind."}]}, {"prompt": "a"}]
     with pytest.raises(DataError, match=r"rows\.jsonl:1: no message in it is a user's"):
