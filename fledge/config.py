@@ -129,11 +129,9 @@ def get(config: Config, path: FieldPath) -> Any:
 
 
 def with_values(config: C, values: Mapping[str, Any]) -> C:
-    """A copy with some settings replaced, `{"run.max_steps": 10}`, validated again."""
-    tree = config.model_dump(mode="json")
-    for dotted, value in values.items():
-        _put(tree, tuple(dotted.split(".")), value)
-    return type(config).model_validate(tree)
+    """A copy with some settings replaced, `{"run.max_steps": 10}`, validated again; errors as in `load`."""
+    before = {leaf: get(config, leaf) for leaf, _ in leaves(type(config))}
+    return load(type(config), None, before | {tuple(dotted.split(".")): value for dotted, value in values.items()})
 
 
 def parse_duration(text: str) -> float:

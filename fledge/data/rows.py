@@ -178,10 +178,10 @@ def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[Item]:
         except UnicodeDecodeError as error:
             yield not_utf8(source, number, error, 0)
         except (ValueError, RecursionError) as error:
-            reason, detail = "broken JSON", str(error)
-            if source.format == "json" and number == 1 and not line.rstrip().endswith(b"}"):
-                reason, detail = "a single object", "give a list, or one object a line"
-            yield Reject(source.name, number, reason, detail, line[:200].decode("utf-8", "replace"))
+            if source.format == "json" and number == 1 and line.rstrip().endswith((b"{", b"[", b",")):
+                raise DataError(f"{source.name}: a single object; give a list, or one object a line") from None
+            excerpt = line[:200].decode("utf-8", "replace")
+            yield Reject(source.name, number, "broken JSON", str(error), excerpt)
         else:
             yield _whole(source, number, row) if _SURROGATE.search(line) else (number, row)
 

@@ -55,6 +55,13 @@ def test_unknown_key_names_file_line_group_and_neighbour(tmp_path: Path) -> None
     assert str(caught.value) == expected
 
 
+def test_a_replaced_value_that_can_not_be_is_named_by_its_flag() -> None:
+    whole = Command(data="a")
+    assert config.with_values(whole, {"schedule.floor": 0.5}) == Command(data="a", schedule=Schedule(floor=0.5))
+    with pytest.raises(ConfigError, match=r"^--schedule\.floor: input should be less than or equal to 1 \(got 2\)$"):
+        config.with_values(whole, {"schedule.floor": 2})
+
+
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     file = write(tmp_path, "schedule:\n  warmup_steps: -1\n  floor: x\nnonsense: 1\n")
     with pytest.raises(ConfigError) as caught:

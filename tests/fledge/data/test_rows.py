@@ -114,7 +114,7 @@ def test_rows_that_nothing_can_be_made_of_and_broken_ones_are_judged_together(tm
         ("a.tsv", "label\ttext\nspam\tHello\twin\n", r"a\.tsv:2: more fields than columns \(a tab in a text\)"),
         ("a.csv", 'a,b\n1,2\n3,"open\n4,5\n6,7\n', r"a\.csv:3: broken table \(unexpected end of data\)"),
         ("a.csv", 'a,b\n1,"open\n3,so "he" said\n', r"a\.csv:2: broken table .* mend the quotes from there on"),
-        ("a.json", '{\n "data": [\n  {"text": "x"}\n ]\n}\n', r"a\.json:1: a single object \(give a list, or one"),
+        ("a.json", '{\n "data": [\n  {"text": "x"}\n ]\n}\n', r"a\.json: a single object; give a list, or one ob"),
         ("a.jsonl", '{"a": {"b": ["\\uD83D!"]}}\n', r"a\.jsonl:1: not UTF-8 \(half a surrogate pair, .ud83d; write"),
         ("a.json", '["\\ude00"]', r"a\.json:1: not UTF-8 \(half a surrogate pair, .ude00;"),
     ],
