@@ -40,10 +40,15 @@ def execute(resolved: CommandConfig, out: Path | None = None, options: dict[str,
             with folder:
                 console.note(f"run folder: {folder.path}")
                 return _timed(resolved, run, folder)
-        except FledgeError as error:
-            if error.exit_code == FledgeError.exit_code:  # the user can put it right and type the same again
+        except (FledgeError, OSError) as error:
+            if _can_be_put_right(error):
                 rundir.discard_if_empty(folder.path)
             raise
+
+
+def _can_be_put_right(error: FledgeError | OSError) -> bool:
+    """Whether the user can, and type the same again; the system's refusals are a matter of paths and rights."""
+    return getattr(error, "exit_code", FledgeError.exit_code) == FledgeError.exit_code
 
 
 def _joined(config_class: type[CommandConfig]) -> contextlib.AbstractContextManager[None]:
@@ -118,9 +123,8 @@ def _resume(
         run = importlib.import_module(f"{resolved.stage}.{resolved.command}").run
         try:
             return _timed(resolved, run, folder)
-        except FledgeError as error:
-            is_as_it_was = folder.resumes_from == checkpoints.newest_whole(folder.checkpoints)
-            if error.exit_code == FledgeError.exit_code and is_as_it_was:
+        except (FledgeError, OSError) as error:
+            if _can_be_put_right(error) and folder.resumes_from == checkpoints.newest_whole(folder.checkpoints):
                 for name, content in finished.items():  # nothing was added, so it is still the finished run
                     folder.write(name, content)
             raise
@@ -135,8 +139,8 @@ def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, o
     atomic.write_file(path / "config.yaml", config.dump(resolved))  # last: with it, it can be resumed
     try:
         return _each_seed(path, seeds, lambda child, seed: execute(_seeded(resolved, seed), child, options))
-    except FledgeError as error:
-        if error.exit_code == FledgeError.exit_code:
+    except (FledgeError, OSError) as error:
+        if _can_be_put_right(error):
             rundir.discard_if_empty(path)
         raise
 

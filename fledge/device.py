@@ -79,10 +79,10 @@ def torch_dtype(name: str) -> "torch.dtype":
 
 def usable_cores() -> int:
     """Physical cores that this process may use; a container's share of them counts, too."""
-    import joblib
     import psutil
+    from joblib import cpu_count
 
-    allowed = joblib.cpu_count()
+    allowed = cpu_count()
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 

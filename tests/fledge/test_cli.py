@@ -101,6 +101,12 @@ def test_a_path_that_the_system_refuses_is_one_error(command: list[str], capsys:
     assert "nn: File name too long; check the path and its rights" in told
 
 
+def test_a_refused_path_leaves_no_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokenizer", "train", "--input", "n" * 300, "--out", str(tmp_path / "r")]) == 1
+    assert "File name too long" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -45,7 +45,7 @@ def test_models_of_transformers_are_loaded_from_safetensors_without_their_code()
         assert values.get("trust_remote_code", False) is False, where
 
 
-@pytest.mark.parametrize("module", ["pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"])
+@pytest.mark.parametrize("module", ["pickle", "cloudpickle", "dill", "shelve", "marshal"])
 def test_no_module_that_unpickles_is_imported(module: str) -> None:
     imported = [
         (file, name)
@@ -59,6 +59,13 @@ def test_no_module_that_unpickles_is_imported(module: str) -> None:
         )
     ]
     assert [file for file, name in imported if name.split(".")[0] == module] == []
+
+
+def test_joblib_only_counts_cores() -> None:
+    nodes = [
+        node for _, node in CALLS if isinstance(node, ast.Import | ast.ImportFrom) and "joblib" in ast.unparse(node)
+    ]
+    assert [ast.unparse(node) for node in nodes] == ["from joblib import cpu_count"]
 
 
 def test_numpy_loads_no_pickles() -> None:
