@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from fledge.console import warn
 from fledge.engine import StepResult
 from fledge.errors import RunError, RunFailed
@@ -23,15 +25,17 @@ def check_first_loss(loss: float, config: ModelConfig) -> None:
     """A model with random weights must know nothing: its first loss is about ln V.
 
     A last state of norm sqrt(width) gives logits of variance init_std^2 width, and the loss half of that more. Where
-    the head is the embeddings, the token just read may have a logit of up to init_std width: the loss is that much
-    less where the text repeats it, or more.
+    the head is the embeddings, the token just read has a logit of up to init_std width: the loss is that much less
+    where the text repeats it, else the sum that the softmax divides by is larger.
 
     Raises:
         RunFailed: it is not, so weights, targets or vocabulary are wrong.
     """
     expected, widest = math.log(config.vocab_size), config.init_std * config.width
-    tolerance = START_TOLERANCE + (widest if config.tie_embeddings else widest * config.init_std / 2)
-    if not abs(loss - expected) <= tolerance:
+    less, more = 0.0, widest * config.init_std / 2
+    if config.tie_embeddings:
+        less, more = widest, float(np.logaddexp(0, widest - expected))
+    if not expected - START_TOLERANCE - less <= loss <= expected + START_TOLERANCE + more:
         raise RunFailed(
             f"step 0: the first loss is {loss:.3f} nats/token, but random weights over {config.vocab_size} tokens give "
             f"ln V = {expected:.3f}; the initial weights or the token shards are wrong"

@@ -243,10 +243,7 @@ def test_a_stopped_run_leaves_nothing_half_written_and_continues(
     assert not (tmp_path / "cut/checkpoints").exists()
 
 
-def test_a_stop_in_the_middle_of_a_document_is_heeded_at_once(
-    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "big.jsonl").write_text("")
+def test_a_stop_in_the_middle_of_a_document_is_heeded_at_once(tmp_path: Path, tokenizer_folder: Path) -> None:
     (tmp_path / "big.txt").write_text("\n".join(STORIES) * 60)
     command = [word.replace("big.jsonl", "big.txt") for word in slow_copy(tmp_path, tokenizer_folder, "cut")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -72,7 +72,7 @@ def test_a_sample_takes_evenly_from_all_inputs(
 
 
 def test_a_source_of_unknown_size_leaves_room_for_the_others(
-    tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "last.txt").write_text("\u20ac" * 40_000)
     _, result, _ = train(
