@@ -288,7 +288,7 @@ def _explain(
     while path and path not in known and path[:-1] in known:
         path = path[:-1]
     where = next((flag(path[:n]) for n in range(len(path), 0, -1) if path[:n] in overrides), "")
-    if not where:
+    if not where and not any(flag(typed) in problem["msg"] for typed in overrides):  # else it says by itself where
         line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
         where = f"{file}:{line}" if line else (str(file) if file and problem["type"] != "missing" else "")
     if problem["type"] == "extra_forbidden":

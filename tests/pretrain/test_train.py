@@ -356,7 +356,7 @@ def test_a_run_too_short_for_a_profile_says_so(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--init=somewhere", "--size=2"], "--init and --size exclude each other"),
+        (["--init=somewhere", "--size=2"], "error: --init and --size exclude each other"),
         (["--model.width=4000000"], "out of memory; use a smaller --model.context, --model.width or --model.layers"),
     ],
 )
