@@ -76,12 +76,14 @@ def _announce(cast: Cast) -> None:
 
 
 def _measure(cast: Cast, num_prompts: int, occasion: str) -> dict[str, Any]:
-    """The policy's answers to the first held-out prompts: scores of each, and means.
+    """The policy's answers to held-out prompts: scores of each, and means.
 
     Args:
-        occasion: of the random numbers: others in the end than in the checks, where luck helps to pick the best step.
+        occasion: "check", where luck helps to pick the best step, or "end": with other random numbers, and of other
+            prompts where there are enough.
     """
-    asked = cast.prompts.held_out[:num_prompts]
+    held_out = cast.prompts.held_out
+    asked = held_out[-num_prompts:] if occasion == "check" else held_out[:num_prompts]
     mine = share(asked)
     episodes = cast.judge(mine, cast.write(mine, occasion), with_values=False)
     written, scores = [episode.answer for episode in episodes], [episode.score for episode in episodes]

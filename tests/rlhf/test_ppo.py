@@ -152,6 +152,17 @@ def test_the_best_step_by_held_out_reward_is_published(qwen3: Path, likes_e: Pat
     assert f"step-{best['step']:06d}" in kept
 
 
+def test_the_result_is_of_other_prompts_than_the_checks_that_picked_it(
+    qwen3: Path, likes_e: Path, tmp_path: Path
+) -> None:
+    more = ["--validation.share=0.5", "--validation.samples=9", "--run.max-steps=1"]
+    assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
+    checked = [json.loads(line)["prompt"] for line in (tmp_path / "r" / "samples.jsonl").read_text().splitlines()]
+    ended = [sample["prompt"] for sample in json.loads((tmp_path / "r" / "before.json").read_text())["samples"]]
+    assert (len(set(checked)), len(set(ended))) == (4, 6)
+    assert not set(checked) & set(ended)
+
+
 def test_the_kl_budget_ends_the_run(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
     more = ["--kl.budget=0.0001", "--optim.learning-rate=0.01", "--kl.weight=0", "--run.max-steps=8"]
     assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
