@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fledge import console, trainer_bridge
+from fledge import console, errors, trainer_bridge
 from fledge.data.conversations import Conversation
 from fledge.errors import DataError, ModelError
 from fledge.models.loss import IGNORED
@@ -41,10 +41,8 @@ def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], ma
     cut = dropped = tokens = learned = 0
     with console.progress("tokenising", len(conversations), "conversations") as bar:
         for conversation in conversations:
-            try:
+            with errors.of_row(conversation.where):
                 chat = render(tokenizer, conversation.messages)
-            except DataError as error:
-                raise DataError(f"{conversation.where}: {error}; mend it or leave it out") from None
             length = _fitting(chat.is_supervised, max_length)
             cut += length > 0 and any(chat.is_supervised[length:])
             ids, flags = chat.ids[:length], chat.is_supervised[:length]

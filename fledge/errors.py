@@ -1,5 +1,8 @@
 """Errors that a user can cause; the command line prints them as one line without a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FledgeError(Exception):
     """Something that the user can put right: the message says what, where and what to do (exit code 1)."""
@@ -44,3 +47,12 @@ class Interrupted(FledgeError):
 def first_line(error: BaseException) -> str:
     """What a library's error says first, at most 200 characters; its class where it says nothing."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+@contextmanager
+def of_row(where: str) -> Iterator[None]:
+    """Say of a DataError which row of the data it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}; mend it or leave it out") from None

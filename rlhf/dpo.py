@@ -15,7 +15,7 @@ import torch
 
 from eval import intervals
 from finetune import published
-from fledge import console, device, plots, trainer_bridge
+from fledge import console, device, errors, plots, trainer_bridge
 from fledge.data import preferences
 from fledge.data import sources as src
 from fledge.data.batch_order import BatchOrder
@@ -121,16 +121,17 @@ def examples_of(tokenizer: TextTokenizer, stop_id: int, pairs: Sequence[Pair], m
     A prompt that is too long for its answers loses its beginning, down to a quarter of the length; only then an
     answer loses its end, and with it the id that ends it.
     Raises:
-        DataError: nothing is left.
+        DataError: nothing is left, or the chat template refuses a conversation.
     """
     examples: list[Example] = []
     cut_prompts = cut_answers = dropped = 0
     with console.progress("tokenising", len(pairs), "pairs") as bar:
         for pair in pairs:
-            prompt = prompts.ids_of(pair.prompt, tokenizer)
-            chosen, rejected = (
-                _answer_ids(tokenizer, stop_id, pair, answer, prompt) for answer in (pair.chosen, pair.rejected)
-            )
+            with errors.of_row(pair.where):
+                prompt = prompts.ids_of(pair.prompt, tokenizer)
+                chosen, rejected = (
+                    _answer_ids(tokenizer, stop_id, pair, answer, prompt) for answer in (pair.chosen, pair.rejected)
+                )
             room = max_length - max(len(chosen), len(rejected))
             kept = min(len(prompt), max(room, round(PROMPT_SHARE * max_length), 1))
             left = max_length - kept

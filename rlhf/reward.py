@@ -10,7 +10,7 @@ from torch import nn
 
 from eval.reward import RewardModel
 from finetune import calibration, published
-from fledge import console, plots, trainer_bridge
+from fledge import console, errors, plots, trainer_bridge
 from fledge.data import preferences
 from fledge.data import sources as src
 from fledge.data.preferences import Pair
@@ -83,11 +83,17 @@ def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def encode(made: RewardModel, pairs: Sequence[Pair], margin: float = 0.0) -> list[Row]:
-    """The pairs as the model reads them; margins are this times a pair's strength."""
-    return [
-        Row(made.ids(pair.prompt, pair.chosen), made.ids(pair.prompt, pair.rejected), margin * (pair.strength or 0.0))
-        for pair in pairs
-    ]
+    """The pairs as the model reads them; margins are this times a pair's strength.
+
+    Raises:
+        DataError: the chat template refuses a conversation.
+    """
+    found: list[Row] = []
+    for pair in pairs:
+        with errors.of_row(pair.where):
+            chosen, rejected = (made.ids(pair.prompt, answer) for answer in (pair.chosen, pair.rejected))
+        found.append(Row(chosen, rejected, margin * (pair.strength or 0.0)))
+    return found
 
 
 def rewards(made: RewardModel, rows: Sequence[Row]) -> np.ndarray:

@@ -17,6 +17,7 @@ from fledge.data import preferences
 from fledge.data.preferences import Pair
 from fledge.metrics_log import read_metrics
 from fledge.models import classifier
+from fledge.tokens import TextTokenizer
 from rlhf import agreement, preference_baselines
 
 DATA = "village:hamlet/preferences#150"
@@ -220,6 +221,21 @@ def test_bad_input_is_refused_in_words(
     assert train(qwen3, tmp_path / "r", *options, data=data) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "r" / "model").exists()
+
+
+@pytest.mark.parametrize("command", ["reward", "dpo"])
+def test_a_pair_that_the_template_refuses_is_named(
+    qwen3: Path, tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    odd = shutil.copytree(qwen3, tmp_path / "odd")
+    template = "{% if messages[0].content == 'Who?' %}{{ raise_exception('not who') }}{% endif %}"
+    TextTokenizer(tokenizer.inner, tokenizer.roles, template + str(tokenizer.chat_template)).save(odd)
+    rows = [{"prompt": prompt, "chosen": "a", "rejected": "b"} for prompt in ("1", "2", "Who?", "3", "4")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--data", str(tmp_path / "a.jsonl"), "--config=tiny", "--out", str(tmp_path / "r")]
+    assert run(["rlhf", command, str(odd), *options]) == 1
+    expected = "a.jsonl:3: the chat template refuses these messages: not who; mend it or leave it out"
+    assert expected in capsys.readouterr().err
 
 
 def pair(chosen: str, rejected: str, prompt: str = "?", **row: Any) -> Pair:
