@@ -1,5 +1,6 @@
 """The tokens and the template that a model needs to hold a conversation."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,9 +64,13 @@ def make_room(model: Any, ids: Sequence[int], num_tokens: int) -> None:
 
 
 def stop_ids(tokenizer: TextTokenizer) -> tuple[int, ...]:
-    """The ids that end an answer: the template's end of turn, if there is a template, and the document's end."""
-    if tokenizer.chat_template is None:
-        return (tokenizer.end_of_text_id,)
-    chat = render(tokenizer, _SMALLEST_CHAT)
-    last = max(place for place, is_learned in enumerate(chat.is_supervised) if is_learned)
-    return tuple(dict.fromkeys((chat.ids[last], tokenizer.end_of_text_id)))
+    """The ids that end an answer: the first special one that the template writes behind it, and the document's end."""
+    ends = [tokenizer.end_of_text_id]
+    if tokenizer.chat_template is not None:
+        question, answer = _SMALLEST_CHAT
+        chats = [render(tokenizer, [question, {**answer, "content": text}]).ids for text in ("b", "c")]
+        special = set(tokenizer.special_ids.values())
+        # From the end backwards, up to the answers, in which the two differ.
+        behind = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*map(reversed, chats), strict=False))
+        ends = [number for number, _ in behind if number in special][-1:] + ends
+    return tuple(dict.fromkeys(ends))

@@ -203,6 +203,21 @@ def test_new_tokens_begin_as_the_mean_and_are_trained_with_adapters(
     assert proof["merge_same_greedy_tokens"]
 
 
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        ("<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n", ["<|im_end|>", "<|endoftext|>"]),
+        ("{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n", ["<|im_end|>", "<|endoftext|>"]),
+        ("<|im_start|>{{ m.role }}: {{ m.content }}\n\n", ["<|endoftext|>"]),
+    ],
+)
+def test_an_answer_ends_where_the_template_ends_a_turn(
+    tokenizer: TextTokenizer, template: str, ends: list[str]
+) -> None:
+    theirs = TextTokenizer(tokenizer.inner, tokenizer.roles, f"{{% for m in messages %}}{template}{{% endfor %}}")
+    assert vocabulary.stop_ids(theirs) == tuple(tokenizer.special_ids[name] for name in ends)
+
+
 def test_a_template_without_generation_blocks_is_replaced_aloud(
     tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
