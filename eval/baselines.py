@@ -91,19 +91,14 @@ def _hashes(ids: np.ndarray, order: int) -> list[np.ndarray]:
     return [np.zeros(len(ids) + 1, np.uint64), *(hashes_of(ids, size) for size in range(1, order + 1))]
 
 
-def ngram_bits_per_byte(model: NgramModel, pieces: Iterable[np.ndarray], token_bytes: Sequence[bytes]) -> float:
-    """Bits per byte of texts under an n-gram model of the same tokens; special tokens are context only.
+def ngram_bits_per_byte(model: NgramModel, pieces: Iterable[np.ndarray], num_bytes: int, end_of_text_id: int) -> float:
+    """Bits per byte of texts under an n-gram model of the same tokens; document ends are context only.
 
     Args:
         pieces: int64 arrays, each a text whose first id is context only.
-        token_bytes: the bytes of every id (`TextTokenizer.token_bytes()`).
+        num_bytes: of all texts.
     """
-    length = np.array([len(b) for b in token_bytes])
-    nats, num_bytes = 0.0, 0
-    for ids in pieces:
-        bytes_N = length[ids[1:]]
-        nats -= float(model.logprobs(ids)[bytes_N > 0].sum())
-        num_bytes += int(bytes_N.sum())
+    nats = -sum(float(model.logprobs(ids)[ids[1:] != end_of_text_id].sum()) for ids in pieces)
     return nats / log(2) / max(1, num_bytes)
 
 

@@ -1,6 +1,6 @@
 """Bits per byte and perplexity of text: windows over documents, and over a stream of them.
 
-Every token is scored once, each window as far back as its stride leaves room for. Special tokens are context but are
+Every token is scored once, each window as far back as its stride leaves room for. Document ends are context but are
 never scored, and a byte counts where its token is scored, whether the token is valid UTF-8 by itself or not.
 """
 
@@ -31,7 +31,32 @@ class Document:
     """A text as ids, behind one end-of-text id."""
 
     name: str
+    text: bytes  # UTF-8
     ids: np.ndarray  # int64
+    bytes_N: np.ndarray  # int64, of the text, that each id stands for; all of them together
+    is_kept: bool  # the ids tell the text
+
+    @classmethod
+    def of(cls, name: str, parts: Sequence[str], tokenizer: TextTokenizer) -> "Document":
+        """A text in parts that are encoded one by one."""
+        table = tokenizer.token_bytes()
+        ids, sizes, is_kept = [tokenizer.end_of_text_id], [0], True
+        for part in parts:
+            own, offsets = tokenizer.encode_with_offsets(part)
+            text, told = part.encode(), tokenizer.decode_bytes(own)
+            ids += own
+            sizes += [len(table[i]) for i in own] if len(text) == len(told) else _covered(part, offsets)
+            is_kept &= told in (text, b" " + text)  # SentencePiece puts a space before a text
+        return cls(name, "".join(parts).encode(), np.array(ids), np.array(sizes), is_kept)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens of a text, of which the last are scored here."""
+
+    where: str
+    tokens: Tokens
+    num_bytes: int  # of the text, that the scored tokens stand for
 
 
 def documents(paths: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Document]:
@@ -40,16 +65,23 @@ def documents(paths: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Docume
     Raises:
         DataError: a source can't be read.
     """
-    reader = TextReader(sources.expand(paths))
-    ids = [tokenizer.end_of_text_id]
-    for part in reader.documents():
-        ids += tokenizer.encode(part.text)
+    parts = []
+    for part in TextReader(sources.expand(paths)).documents():
+        parts.append(part.text)
         if part.is_last_part:
-            yield Document(f"{part.source}:{part.position}", np.array(ids))
-            ids = [tokenizer.end_of_text_id]
+            yield Document.of(f"{part.source}:{part.position}", parts, tokenizer)
+            parts = []
 
 
-def windows(document: Document, context: int, stride: int = 0) -> Iterator[tuple[str, Tokens]]:
+def _covered(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """The bytes from each token's end to the next one's, where tokens have more or less bytes than their text."""
+    before_C = np.cumsum([0, *(len(character.encode()) for character in text)])
+    end_N = np.maximum.accumulate(before_C[np.array([end for _, end in offsets], dtype=np.int64)])
+    end_N[-1:] = before_C[-1]
+    return [int(size) for size in np.diff(end_N, prepend=0)]
+
+
+def windows(document: Document, context: int, stride: int = 0) -> Iterator[Window]:
     """Windows of `context` tokens over a document, that together score each of its tokens once.
 
     With stride 0 they are lm-evaluation-harness's (`loglikelihood_rolling`): side by side, and the last one reaches
@@ -59,22 +91,22 @@ def windows(document: Document, context: int, stride: int = 0) -> Iterator[tuple
     while first < len(ids):
         end = min(len(ids), first + (context if first == 1 else stride or context))
         begin = max(0, end - 1 - context)
-        yield f"{document.name}#{first}", Tokens(ids[begin:end].tolist(), first - begin)
+        tokens = Tokens(ids[begin:end].tolist(), first - begin)
+        yield Window(f"{document.name}#{first}", tokens, int(document.bytes_N[first:end].sum()))
         first = end
 
 
-def score_windows(scorer: Scorer, found: Sequence[tuple[str, Tokens]], token_bytes: Sequence[bytes]) -> list[ItemScore]:
+def score_windows(scorer: Scorer, found: Sequence[Window], end_of_text_id: int) -> list[ItemScore]:
     """Nats, tokens and bytes of each window; of a document with its neighbours it is one cluster."""
-    length = np.array([len(piece) for piece in token_bytes])
-    scores = scorer.score([tokens for _, tokens in found])
-    names = [name.rpartition("#")[0] for name, _ in found]
+    scores = scorer.score([window.tokens for window in found])
+    names = [window.where.rpartition("#")[0] for window in found]
     clustered = len(set(names)) >= ENOUGH_DOCUMENTS
     items = []
-    for (where, tokens), name, score in zip(found, names, scores, strict=True):
-        bytes_N = length[np.asarray(tokens.ids[tokens.start :])]
-        nats, num_tokens = float(-score.logprobs[bytes_N > 0].sum()), int((bytes_N > 0).sum())
-        values = {"bits_per_byte": Ratio(nats / log(2), int(bytes_N.sum())), "nats_per_token": Ratio(nats, num_tokens)}
-        items.append(ItemScore(where, "", name if clustered else "", values))
+    for window, name, score in zip(found, names, scores, strict=True):
+        is_text_N = np.asarray(window.tokens.ids[window.tokens.start :]) != end_of_text_id
+        nats, num_tokens = float(-score.logprobs[is_text_N].sum()), int(is_text_N.sum())
+        values = {"bits_per_byte": Ratio(nats / log(2), window.num_bytes), "nats_per_token": Ratio(nats, num_tokens)}
+        items.append(ItemScore(window.where, "", name if clustered else "", values))
     return items
 
 
@@ -94,25 +126,22 @@ def perplexity(items: Sequence[ItemScore]) -> Estimate:
 
 
 def scores_of(
-    subject: Subject,
-    found: Sequence[tuple[str, Tokens]],
-    baseline: tuple[float, str] | None,
-    settings: dict[str, object],
+    subject: Subject, found: Sequence[Window], baseline: tuple[float, str] | None, settings: dict[str, object]
 ) -> Scores:
     """What a task of text has to say of its windows.
 
     Args:
         baseline: bits per byte, and what they are of.
     """
-    items = score_windows(subject.scorer, found, subject.tokenizer.token_bytes())
+    items = score_windows(subject.scorer, found, subject.tokenizer.end_of_text_id)
     baselines = {"bits_per_byte": baseline[0]} if baseline else {}
     settings |= {"baseline": baseline[1] if baseline else "", "windows": len(found)}
     return Scores(items, baselines, {"perplexity": perplexity(items)}, settings)
 
 
-def ngram_baseline(subject: Subject, pieces: Sequence[np.ndarray]) -> tuple[float, str] | None:
+def ngram_baseline(subject: Subject, pieces: Sequence[np.ndarray], num_bytes: int) -> tuple[float, str] | None:
     """Bits per byte of texts under a 5-gram model of the run's own training text, and its name; None without one."""
     model = subject.ngrams
     if model is None:
         return None
-    return ngram_bits_per_byte(model, pieces, subject.tokenizer.token_bytes()), model.name
+    return ngram_bits_per_byte(model, pieces, num_bytes, subject.tokenizer.end_of_text_id), model.name

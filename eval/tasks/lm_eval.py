@@ -67,9 +67,8 @@ def _adapter(subject: Subject) -> Any:
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
             totals = []
             for request in requests:
-                ids = [subject.tokenizer.end_of_text_id, *subject.tokenizer.encode(request.args[0])]
-                text = perplexity.Document("", np.array(ids))
-                windows = [tokens for _, tokens in perplexity.windows(text, subject.scorer.context)]
+                text = perplexity.Document.of("", [request.args[0]], subject.tokenizer)
+                windows = [window.tokens for window in perplexity.windows(text, subject.scorer.context)]
                 totals.append(float(sum(s.logprobs.sum() for s in subject.scorer.score(windows))))
             return totals
 

@@ -5,6 +5,7 @@ from eval.baselines import compressed_bits_per_byte
 from eval.config import TaskConfig
 from eval.harness import GIVE_DATA, Scores
 from eval.subject import Subject
+from fledge import console
 from fledge.errors import DataError
 
 
@@ -22,9 +23,15 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     if not found:
         raise DataError(f"{', '.join(task.data)}: no text in it")
     found = [found[i] for i in perplexity.spread(len(found), limit)]
-    baseline = perplexity.ngram_baseline(subject, [text.ids for text in texts])
-    if baseline is None:
-        whole = tokenizer.decode_bytes([i for text in texts for i in text.ids.tolist()])
-        baseline = compressed_bits_per_byte(whole), "xz -9"
+    num_changed = sum(not text.is_kept for text in texts)
+    if num_changed:
+        console.warn(
+            f"perplexity: the tokenizer does not give {num_changed} of {len(texts)} documents back as they are "
+            "(unknown characters, changed letters): the model pays for less than the text says, and its bits per byte "
+            "can't be compared with those of other tokenizers"
+        )
+    whole = b"".join(text.text for text in texts)
+    baseline = perplexity.ngram_baseline(subject, [text.ids for text in texts], len(whole))
+    baseline = baseline or (compressed_bits_per_byte(whole), "xz -9")
     settings = {"text": "documents", "documents": len(texts), "context": context, "stride": task.stride or context}
     return perplexity.scores_of(subject, found, baseline, settings)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from eval import harness, perplexity
@@ -106,13 +105,10 @@ def test_windows_of_text_are_the_librarys(subject: Subject, library_model: Any) 
     text = " ".join(row["sentence_good"] for row in PAIRS)
     request = importlib.import_module("lm_eval.api.instance").Instance("loglikelihood_rolling", {}, (text,), 0)
     (expected,) = library_model.loglikelihood_rolling([request])
-    ids = subject.tokenizer.encode(text)
-    document = perplexity.Document("text", np.array([subject.tokenizer.end_of_text_id, *ids]))
-    found = [tokens for _, tokens in perplexity.windows(document, subject.scorer.context)]
+    document = perplexity.Document.of("text", [text], subject.tokenizer)
+    found = [window.tokens for window in perplexity.windows(document, subject.scorer.context)]
     total = sum(float(score.logprobs.sum()) for score in subject.scorer.score(found))
     assert total == pytest.approx(float(expected), abs=1e-3)  # a sum of several hundred
-
-    return np.array([subject.tokenizer.end_of_text_id, *ids])
 
 
 def test_a_task_of_the_library_runs_by_name(

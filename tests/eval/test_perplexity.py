@@ -1,13 +1,16 @@
 """Bits per byte and perplexity against a plain loop by transformers on the same windows."""
 
 import json
+from collections.abc import Callable
 from math import exp, log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from eval import intervals
 from eval.harness import ItemScore
@@ -15,8 +18,10 @@ from eval.items import Ratio
 from eval.perplexity import Document, documents, perplexity, windows
 from eval.subject import Subject
 from fledge.__main__ import run
+from fledge.tokens import TextTokenizer
 from fledge.village.stories import stories
 from fledge.village.world import make_world
+from tokenizer.learn import learn
 
 TEXTS = [*stories(make_world(), 0, 3), "caf\u00e9 \u4f60\u597d \U0001f600 <|endoftext|>", "x"]
 
@@ -58,7 +63,7 @@ def test_numbers_equal_a_plain_loop_by_transformers(
 @pytest.mark.parametrize(("context", "stride"), [(8, 0), (8, 8), (8, 3), (8, 1), (40, 0)])
 def test_every_token_is_scored_once_and_sees_what_the_stride_leaves(context: int, stride: int) -> None:
     ids = np.arange(30)
-    found = [tokens for _, tokens in windows(Document("d", ids), context, stride)]
+    found = [window.tokens for window in windows(Document("d", b"", ids, ids, True), context, stride)]
     assert [i for tokens in found for i in tokens.ids[tokens.start :]] == list(range(1, 30))
     for tokens in found[1:]:
         assert len(tokens.ids) - 1 == context
@@ -73,10 +78,36 @@ def test_a_text_file_is_one_document(subject: Subject, tmp_path: Path) -> None:
     assert document.ids.tolist() == [0, *subject.tokenizer.encode("\n\n".join(TEXTS[:2]))]
 
 
-def test_bytes_of_split_characters_are_counted(subject: Subject, text_file: Path) -> None:
+def test_each_byte_counts_where_its_token_is(subject: Subject, text_file: Path) -> None:
     table = subject.tokenizer.token_bytes()
     for text, document in zip(TEXTS, documents([str(text_file)], subject.tokenizer), strict=True):
-        assert sum(len(table[i]) for i in document.ids.tolist()) == len(text.encode())
+        assert document.bytes_N.tolist() == [len(table[i]) for i in document.ids.tolist()]
+        assert document.bytes_N.sum() == len(text.encode())
+
+
+def test_the_bytes_are_the_texts_where_the_tokens_have_others() -> None:
+    # A space before the text, of no bytes of its own; \u4f60\u597d, 3 bytes each, is unknown, and one token.
+    inner = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), ("\u2581", -1.0), ("a", -1.0)], 0))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    inner.add_special_tokens(["<unk>", "</s>"])
+    tokenizer = TextTokenizer(inner, {"eos_token": "</s>"})
+    document = Document.of("d", ["aa a", "a\u4f60\u597da"], tokenizer)
+    assert document.ids.tolist() == [1, 2, 3, 3, 2, 3, 2, 3, 0, 3]
+    assert document.bytes_N.tolist() == [0, 1, 0, 1, 1, 1, 1, 0, 6, 1]
+    assert not document.is_kept
+    assert Document.of("d", ["aa a", "aa"], tokenizer).is_kept
+
+
+def test_a_tokenizer_that_loses_text_is_told(
+    make_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = learn("bpe", TEXTS[:3], 300)
+    inner.normalizer = normalizers.Lowercase()
+    model = make_model(tmp_path / "model", TextTokenizer(inner))
+    for number, text in enumerate(("as it is", "Not As It Is")):
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    assert run(["eval", "run", str(model), "--task=perplexity", "--data", str(tmp_path / "*.txt")]) == 0
+    assert "the tokenizer does not give 1 of 2 documents back as they are" in capsys.readouterr().err
 
 
 def test_perplexity_without_text_is_an_error(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
