@@ -12,11 +12,12 @@ from eval.items import Answer, Generated, Generation, Item, Likelihood, LogLikel
 from eval.likelihood import Scorer, halved
 from fledge import console, lineage
 from fledge.device import resolve_device
+from fledge.endings import end_ids
 from fledge.errors import FledgeError
 from fledge.models import generation
 from fledge.models.folder import find_model
 from fledge.models.loaded import LoadedModel, load
-from fledge.tokens import END_OF_TURN, TextTokenizer
+from fledge.tokens import TextTokenizer
 from fledge.village import spec
 from tokenizer import chat, shards
 
@@ -178,16 +179,11 @@ class Subject:
         return [found[i] for i in range(len(prompts))]
 
     def _sampling(self, request: Generation) -> generation.Sampling:
-        ends = [self.tokenizer.end_of_text_id]
-        if not isinstance(request.prompt, str):  # a turn may end otherwise than a document
-            names = (END_OF_TURN, self.tokenizer.roles.get("eos_token"))
-            special = self.tokenizer.special_ids
-            ends += [special[name] for name in names if name in special]
         sampling = generation.Sampling(
             # Of a short context half is the prompt's.
             max_new_tokens=min(request.max_new_tokens, generation.context_of(self.model) // 2),
             temperature=0.0,
-            stop_ids=tuple(ends),
+            stop_ids=end_ids(self.path, self.tokenizer, of_turn=not isinstance(request.prompt, str)),
             stop_strings=request.stop,
         )
         return generation.fitted(self.model, self.tokenizer, sampling)

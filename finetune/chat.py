@@ -12,6 +12,7 @@ from finetune import vocabulary
 from finetune.config import ChatConfig
 from fledge import console, device
 from fledge.data.messages import Message, check_roles
+from fledge.endings import declared_ids, end_ids
 from fledge.errors import DataError, FledgeError, ModelError, UsageError
 from fledge.models import folder as model_folder
 from fledge.models import generation
@@ -150,15 +151,10 @@ def _stop_ids(path: Path, loaded: LoadedModel) -> tuple[int, ...]:
             f"{path}: no chat template, so it knows no turns; teach it with fledge finetune instruct {path}, or let it "
             f"go on with a text: fledge pretrain sample {path}"
         )
-    try:
-        said = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError):
-        said = None
-    known = list(said) if isinstance(said, list) else [said] * (said is not None)
     ends = vocabulary.stop_ids(loaded.tokenizer)
-    if ends[0] not in known:
+    if ends[0] not in declared_ids(path):
         console.warn(f"{path}: was never taught to end an answer; is it a base model? fledge finetune instruct")
-    return tuple(dict.fromkeys([*ends, *known]))
+    return tuple(dict.fromkeys([*ends, *end_ids(path, loaded.tokenizer, of_turn=True)]))
 
 
 def _loop(talk: Talk) -> None:

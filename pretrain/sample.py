@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from fledge import console, device
+from fledge.endings import end_ids
 from fledge.models import generation
 from fledge.models.folder import find_model
 from fledge.models.generation import Sampling
@@ -27,6 +28,7 @@ def run(settings: SampleConfig) -> dict[str, Any]:
         top_p=settings.top_p,
         min_p=settings.min_p,
         repetition_penalty=settings.repetition_penalty,
+        stop_ids=end_ids(path, tokenizer),
         stop_strings=tuple(settings.stop),
         seed=settings.seed,
     )

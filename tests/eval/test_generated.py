@@ -1,6 +1,7 @@
 """Tasks with generated answers."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def test_too_little_memory_for_answers_makes_batches_smaller_and_says_so(
     monkeypatch.setattr(generation, "generate", crowded)
     assert Subject(subject.path, "cpu", "float32", batch_size=5).generate(requests) == alone
     assert "not enough memory for 5 texts at once; going on with 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["Mara", ({"role": "user", "content": "Mara"},)], ids=["text", "turn"])
+def test_answers_end_where_the_model_folder_says(subject: Subject, tmp_path: Path, prompt: Any) -> None:
+    own = Subject(Path(shutil.copytree(subject.path, tmp_path / "model")), "cpu", "float32", 0)
+    request = Generation(prompt, 12)
+    (free,) = own.continued([own._prompt_ids(request)], own._sampling(request))
+    end = free.ids[4]
+    (own.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, end]}), encoding="utf-8")
+    (answer,) = own.generate([request])
+    assert (answer.has_stopped, answer.num_tokens) == (True, free.ids.index(end) + 1)
 
 
 def test_the_baseline_of_an_answer_is_a_copy_of_the_prompt(subject: Subject, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -377,6 +378,18 @@ def test_sample_continues_prompts(trained: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("It was")
     assert run([*command, "--prompt", "It was the day of the harvest. " * 40]) == 0
     assert "the context has room for the last 27 of" in capsys.readouterr().err
+
+
+def test_a_sample_ends_where_the_model_folder_says(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(trained / "model", tmp_path / "model"))
+    tokenizer = TextTokenizer.from_folder(model)
+    every_id = list(range(tokenizer.vocab_size))
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": every_id}), encoding="utf-8")
+    assert run(["pretrain", "sample", str(model), "--prompt=It was", "--max-new-tokens=9", "--json"]) == 0
+    (sample,) = json.loads(capsys.readouterr().out.splitlines()[-1])["samples"]
+    assert sample["text"].encode() in tokenizer.token_bytes()
 
 
 def test_the_model_loads_as_it_was_saved(trained: Path, tmp_path: Path) -> None:
