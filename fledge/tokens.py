@@ -75,10 +75,21 @@ class TextTokenizer:
         """The ids of each text, as `encode` gives them, in parallel."""
         return [encoding.ids for encoding in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text, and for each the characters [start, end) that it covers."""
-        encoding = self.inner.encode(text, add_special_tokens=False)
+    def encode_with_offsets(self, text: str, with_special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and for each the characters [start, end) that it covers.
+
+        Args:
+            with_special: special tokens in the text become special ids: for what a chat template wrote.
+        """
+        inner = self._with_special if with_special else self.inner
+        encoding = inner.encode(text, add_special_tokens=False)
         return list(encoding.ids), list(encoding.offsets)
+
+    @functools.cached_property
+    def _with_special(self) -> tokenizers.Tokenizer:
+        inner = tokenizers.Tokenizer.from_str(self.inner.to_str())
+        inner.encode_special_tokens = False
+        return inner
 
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD, special tokens vanish unless kept."""

@@ -1,14 +1,15 @@
 """Conversations to token ids, with a mask of what is learned.
 
 The chat template decides the text; what people typed into it stays plain text, whatever it looks like: only
-markers that the template itself wrote become special ids. On ordinary conversations the ids are those of
+markers that the template itself wrote become special ids. Where nobody typed such markers, the ids are those of
 transformers' `apply_chat_template`.
 """
 
+import bisect
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,18 +49,12 @@ def render(tokenizer: TextTokenizer, messages: Sequence[Message], add_generation
     check_messages(messages)
     marks = _unused_marks(messages)
     escaped = _escape(messages, tokenizer, marks)
-    rendered = _render_text(tokenizer, escaped, add_generation_prompt, marks)
-    ids: list[int] = []
-    is_supervised: list[bool] = []
-    for text, learned in _segments(rendered, tokenizer, marks):
-        if isinstance(text, int):
-            ids.append(text)
-            is_supervised.append(learned[0][0] < learned[0][1] if learned else False)
-        else:
-            numbers, offsets = tokenizer.encode_with_offsets(text)
-            ids += numbers
-            is_supervised += [any(start < end_ and start_ < end for start_, end_ in learned) for start, end in offsets]
-    return RenderedChat(ids, is_supervised)
+    written = _read(_render_text(tokenizer, escaped, add_generation_prompt, marks), tokenizer, marks)
+    ids, offsets = _encode(written, tokenizer)
+    ends = [end for _, end in written.learned]
+    # The first learned stretch that ends behind where an id begins, and whether that id reaches it.
+    nearest = [(bisect.bisect_right(ends, start), end) for start, end in offsets]
+    return RenderedChat(ids, [place < len(ends) and written.learned[place][0] < end for place, end in nearest])
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -114,41 +109,61 @@ def _escape(value: Any, tokenizer: TextTokenizer, marks: _Marks) -> Any:
     return value
 
 
-def _unescape(text: str, tokenizer: TextTokenizer, marks: _Marks) -> str:
-    names = {number: name for name, number in tokenizer.special_ids.items()}
-    return re.sub(f"{marks.open}(\\d+){marks.close}", lambda found: names[int(found[1])], text)
-
-
 def _special_pattern(tokenizer: TextTokenizer) -> re.Pattern[str]:
     names = sorted(tokenizer.special_ids, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
 
-def _segments(
-    rendered: str, tokenizer: TextTokenizer, marks: _Marks
-) -> Iterator[tuple[str | int, list[tuple[int, int]]]]:
-    """The rendered text cut at the template's special tokens: plain texts and ids.
+@dataclass(frozen=True)
+class _Written:
+    """A rendered text without marks, and stretches [start, end) of its characters, in order."""
 
-    With each comes which of its characters [start, end) are learned; (0, 1) for an id that is learned.
-    """
-    pattern = re.compile(f"({_special_pattern(tokenizer).pattern})")
-    learning = False
-    for number, part in enumerate(pattern.split(rendered)):
-        if number % 2:
-            yield tokenizer.special_ids[part], [(0, 1)] if learning else []
-            continue
-        text, learned, start = "", [], 0
-        for stretch in re.split(f"([{marks.begin}{marks.end}])", part):
-            if stretch in (marks.begin, marks.end):
-                if learning and stretch == marks.end and start < len(text):
-                    learned.append((start, len(text)))
-                learning, start = stretch == marks.begin, len(text)
-            else:
-                text += _unescape(stretch, tokenizer, marks)
-        if learning and start < len(text):
-            learned.append((start, len(text)))
-        if text:
-            yield text, learned
+    text: str
+    learned: list[tuple[int, int]]
+    special: list[tuple[int, int]]  # the template's own special tokens
+    has_typed: bool  # what people typed looks like special tokens
+
+
+def _read(rendered: str, tokenizer: TextTokenizer, marks: _Marks) -> _Written:
+    names = {number: name for name, number in tokenizer.special_ids.items()}
+    special_name = _special_pattern(tokenizer).pattern
+    pattern = re.compile(f"([{marks.begin}{marks.end}])|{marks.open}(\\d+){marks.close}|({special_name})")
+    text, learned, special, has_typed, begin, read = "", [], [], False, 0, 0
+    for found in pattern.finditer(rendered):
+        mark, typed, name = found.groups()
+        text += rendered[read : found.start()]
+        read = found.end()
+        if mark == marks.begin:
+            begin = len(text)
+        elif mark and begin < len(text):
+            learned.append((begin, len(text)))
+        elif typed:
+            text += names[int(typed)]
+            has_typed = True
+        elif name:
+            special.append((len(text), len(text) + len(name)))
+            text += name
+    return _Written(text + rendered[read:], learned, special, has_typed)
+
+
+def _encode(written: _Written, tokenizer: TextTokenizer) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and the characters [start, end) of each, in which only the template's own special tokens are special."""
+    ids, offsets = tokenizer.encode_with_offsets(written.text, with_special=True)
+    # Characters that the vocabulary lacks become the unknown token, which is special, too.
+    numbers = {number for name, number in tokenizer.special_ids.items() if name != tokenizer.roles.get("unk_token")}
+    if not written.has_typed and sum(number in numbers for number in ids) == len(written.special):
+        own = iter(written.special)  # without the spaces around, which such an id may cover, too
+        return ids, [next(own) if number in numbers else place for number, place in zip(ids, offsets, strict=True)]
+    ids, offsets, read = [], [], 0  # each stretch between the template's own alone, as plain text
+    for start, end in [*written.special, (len(written.text), None)]:
+        plain, places = tokenizer.encode_with_offsets(written.text[read:start])
+        ids += plain
+        offsets += [(read + first, read + last) for first, last in places]
+        if end is not None:
+            ids.append(tokenizer.special_ids[written.text[start:end]])
+            offsets.append((start, end))
+            read = end
+    return ids, offsets
 
 
 # --- the template ---
@@ -174,7 +189,13 @@ def _render_text(tokenizer: TextTokenizer, messages: Any, add_generation_prompt:
     template, environment = _compiled(str(tokenizer.chat_template))
     environment.globals["_marks"] = marks
     try:
-        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokenizer.roles)
+        return template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **tokenizer.roles,
+        )
     except jinja2.TemplateError as error:
         raise DataError(f"the chat template refuses these messages: {error}") from None
 
@@ -185,6 +206,7 @@ def _compiled(source: str) -> tuple[jinja2.Template, ImmutableSandboxedEnvironme
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
     )
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     try:
@@ -195,3 +217,10 @@ def _compiled(source: str) -> tuple[jinja2.Template, ImmutableSandboxedEnvironme
 
 def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """transformers' filter: unlike Jinja's own it leaves <, > and & as they are."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

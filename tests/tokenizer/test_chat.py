@@ -1,6 +1,7 @@
 """Conversations as ids: equal to transformers', safe against typed markers, with the right mask."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,6 +43,72 @@ def test_ids_and_mask_equal_transformers(
     ours = render(small_tokenizer, messages, add_generation_prompt=prompts)
     assert ours.ids == theirs["input_ids"]
     assert ours.is_supervised == [bool(flag) for flag in theirs["assistant_masks"]]
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'user' %}{{ m.content }}<|end|>\n"
+    "{% else %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}\n{% endif %}{% endfor %}"
+    "{% if tools is not none or documents is not none %}never{% endif %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{{ {'a': '<&>\u00e9'} | tojson(ensure_ascii=False) }}{% endif %}"
+)
+
+
+def foreign_tokenizer(kind: str, side: str, corpus: list[str], path: Path) -> Any:
+    """A tokenizer of the hub's kinds, saved in a folder, as transformers loads it.
+
+    Args:
+        kind: where spaces get their mark: a scheme of Metaspace, or the normalizer of older models.
+        side: whether special tokens swallow the spaces beside them.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    if kind == "bytes":
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+    elif kind == "prepend":
+        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        inner.normalizer = normalizers.Sequence(steps)
+    else:
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
+    inner.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"]))
+    names = ("<|user|>", "<|assistant|>", "<|end|>")
+    swallowed = {"lstrip": side == "left", "rstrip": side == "right"}
+    inner.add_special_tokens([AddedToken(name, special=True, normalized=False, **swallowed) for name in names])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    made.chat_template = TEMPLATE
+    made.save_pretrained(path)
+    return AutoTokenizer.from_pretrained(path)
+
+
+@pytest.mark.parametrize("side", ["no", "left", "right"])
+@pytest.mark.parametrize("kind", ["first", "always", "never", "prepend", "bytes"])
+def test_ids_and_mask_of_the_hubs_tokenizers_equal_transformers(
+    kind: str, side: str, corpus: list[str], tmp_path: Path
+) -> None:
+    theirs = foreign_tokenizer(kind, side, corpus, tmp_path)
+    ours = TextTokenizer.from_folder(tmp_path)
+    text = st.lists(st.sampled_from(["they", "said ", " ", "\n", "<|", "\u00e9", "x"])).map("".join)
+
+    @settings(max_examples=25, deadline=None)
+    @given(texts=st.lists(text.map(lambda typed: f"a{typed}b"), min_size=1, max_size=5), prompts=st.booleans())
+    def compare(texts: list[str], prompts: bool) -> None:
+        messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+        expected = theirs.apply_chat_template(
+            messages, add_generation_prompt=prompts, return_dict=True, return_assistant_tokens_mask=True
+        )
+        found = render(ours, messages, add_generation_prompt=prompts)
+        assert found.ids == expected["input_ids"]
+        assert found.is_supervised == [bool(flag) for flag in expected["assistant_masks"]]
+
+    compare()
+
+
+def test_a_special_token_that_swallows_learned_space_is_not_learned(corpus: list[str], tmp_path: Path) -> None:
+    foreign_tokenizer("bytes", "right", corpus, tmp_path)
+    tokenizer = TextTokenizer.from_folder(tmp_path)
+    assert learned_text(tokenizer, [{"role": "assistant", "content": " a"}]) == "a<|end|>"
 
 
 def test_the_rendered_text_is_chatml(small_tokenizer: TextTokenizer) -> None:
