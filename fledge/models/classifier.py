@@ -18,8 +18,8 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from fledge.errors import ModelError
-from fledge.models.architecture import build, find_config, is_ours
-from fledge.models.folder import auto_model, find_model, read_config, read_tensors
+from fledge.models.architecture import ModelConfig, build
+from fledge.models.folder import auto_model, find_model, own_config, read_config, read_tensors
 from fledge.models.linear import quicken
 from fledge.tokens import TextTokenizer
 
@@ -163,8 +163,11 @@ def load(path: str | Path, device: str = "cpu", is_reward: bool = False) -> Clas
     labels = [names[number] for number in sorted(names)]
     if len(labels) == 1 and not is_reward:
         raise ModelError(f"{folder}: a reward model, which has no labels to choose from; use fledge rlhf score {path}")
-    own = is_ours(content["model_type"]) and content.get("pad_token_id") is not None
-    model = OwnClassifier(folder, content).to(device).eval() if own else _from_pretrained(folder, device)
+    shape = own_config(folder, content) if content.get("pad_token_id") is not None else None
+    if shape is None:
+        model = _from_pretrained(folder, device)
+    else:
+        model = OwnClassifier(folder, shape, content["pad_token_id"]).to(device).eval()
     return _assembled(model, folder, labels, content.get(THRESHOLD))
 
 
@@ -178,10 +181,9 @@ class Output:
 class OwnClassifier(torch.nn.Module):
     """A saved classifier with our own body, to ask: faster than transformers' class, which is not imported."""
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, shape: ModelConfig, pad_id: int) -> None:
         super().__init__()
-        shape = find_config(content["model_type"]).from_hf(content)
-        self.config = SimpleNamespace(pad_token_id=content["pad_token_id"], max_position_embeddings=shape.context)
+        self.config = SimpleNamespace(pad_token_id=pad_id, max_position_embeddings=shape.context)
         state = read_tensors(folder)
         weight = state.pop("score.weight", None)
         if weight is None:

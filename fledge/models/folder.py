@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fledge import atomic, hub
+from fledge import atomic, console, hub
 from fledge.errors import ConfigError, ModelError, first_line
-from fledge.models.architecture import LanguageModel, build, find_config, is_ours
+from fledge.models.architecture import LanguageModel, ModelConfig, build, find_config, is_ours
 from fledge.models.linear import quicken
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -65,23 +65,37 @@ def load_model(path: str | Path, dtype: torch.dtype | None = torch.float32, devi
         path: as `find_model` takes it.
         dtype: of the weights; None is as in the file.
     Returns:
-        A `LanguageModel` for gpt2, qwen3 and nanochat, transformers' own class for every other type.
+        A `LanguageModel` for gpt2, qwen3 and nanochat, transformers' own class where `own_config` is None.
     Raises:
         ModelError: no model, a damaged one, or a kind that is not implemented.
     """
     folder = find_model(path)
     content = _language_model(folder)
-    if not is_ours(content["model_type"]):
+    config = own_config(folder, content)
+    if config is None:
         return load_by_transformers(folder, dtype, device)
-    try:
-        config = find_config(content["model_type"]).from_hf(content)
-    except (ConfigError, ModelError, ArithmeticError, TypeError) as error:
-        raise ModelError(f"{folder}: {error}") from None
     model = build(config, seed=None)
     state = read_tensors(folder)
     model.to(dtype or next((tensor.dtype for tensor in state.values()), torch.float32))
     model.load_hf_state(state, str(folder))
     return model.to(device).eval()
+
+
+def own_config(folder: Path, content: dict[str, Any]) -> ModelConfig | None:
+    """Our config for a folder's config.json; None where it is of another type, or, aloud, asks for what ours lacks.
+
+    Raises:
+        ModelError: its numbers make no model.
+    """
+    if not is_ours(content["model_type"]):
+        return None
+    try:
+        return find_config(content["model_type"]).from_hf(content)
+    except ModelError as error:
+        console.note(f"{error}: transformers' own class is used")
+        return None
+    except (ConfigError, ArithmeticError, TypeError) as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
 def _language_model(folder: Path) -> dict[str, Any]:
@@ -180,7 +194,7 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
             output_loading_info=True,
             **settings,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder}: transformers can't load it ({first_line(error)})") from None
     unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     if wrong := sorted(name for name in unset if not re.search(new_weights, name)):

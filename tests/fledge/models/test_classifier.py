@@ -109,3 +109,10 @@ def test_an_architecture_without_classifier_is_refused(base: Callable[..., Path]
 def test_labels_that_transformers_does_not_write_are_known(base: Callable[..., Path], tmp_path: Path) -> None:
     classifier.from_base(base("qwen3"), ["LABEL_0", "LABEL_1"]).save(tmp_path)
     assert classifier.load(tmp_path).labels == ["LABEL_0", "LABEL_1"]
+
+
+def test_a_body_that_ours_lacks_is_asked_through_transformers(base: Callable[..., Path], tmp_path: Path) -> None:
+    made = classifier.from_base(base("gpt2"), ["a", "b"])
+    made.model.config.activation_function = "gelu"
+    made.save(tmp_path)
+    assert type(classifier.load(tmp_path).model).__name__ == "GPT2ForSequenceClassification"

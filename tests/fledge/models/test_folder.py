@@ -248,7 +248,32 @@ def test_a_tied_model_with_another_head_is_refused(gpt2_folder: Path) -> None:
         load_model(gpt2_folder)
 
 
-def test_unknown_special_settings_are_refused_with_the_folder(gpt2_folder: Path) -> None:
-    change_config(gpt2_folder, scale_attn_by_inverse_layer_idx=True)
-    with pytest.raises(ModelError, match=f"{gpt2_folder}.*scale_attn_by_inverse_layer_idx"):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt2", {"activation_function": "gelu"}),
+        ("qwen3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    ],
+)
+def test_what_ours_lacks_is_left_to_transformers_aloud(
+    kind: str, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = find_config(kind).sized(vocab_size=50, context=24, layers=2, width=16, heads=2)
+    save_model(build(config), tmp_path)
+    change_config(tmp_path, **settings)
+    assert greedy(load_model(tmp_path)) == greedy(AutoModelForCausalLM.from_pretrained(tmp_path))
+    (key,) = settings
+    told = capsys.readouterr().err
+    assert f"config.json: {key} = " in told
+    assert "transformers' own class is used" in told
+
+
+@pytest.mark.parametrize("settings", [{"activation_function": "none"}, {"quantization_config": {"bits": 4}}])
+def test_what_transformers_lacks_too_is_an_error_that_names_the_folder(
+    settings: dict[str, Any], gpt2_folder: Path
+) -> None:
+    change_config(gpt2_folder, **settings)
+    with pytest.raises(ModelError, match=f"{gpt2_folder}: transformers can't load it"):
         load_model(gpt2_folder)
