@@ -37,6 +37,7 @@ def run(arguments: list[str]) -> int:
 
     if re.search("[\udc80-\udcff]", "".join(arguments)):  # how Python keeps bytes that are not UTF-8
         return _failed("an argument is not UTF-8; set the terminal to UTF-8, or give the text in a file", 2, arguments)
+    stdout = sys.stdout
     try:
         cli.main(arguments, prog_name="fledge", standalone_mode=False)
         sys.stdout.flush()
@@ -52,7 +53,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except MemoryError:
         return _failed("out of memory; use a smaller batch (--batch.*) or model", 1, arguments)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and sys.stdout is stdout:  # else it is click's answer to a closed pipe
+            raise
         # The reader of our output is gone (`| head`); point stdout elsewhere so that exiting stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -177,6 +177,14 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_pipe_that_is_closed_amid_a_command_is_no_error() -> None:
+    say = "click.Command('doctor', callback=lambda: [console.result('a' * 999) for _ in range(999)])"
+    code = f"import click; from fledge import __main__, console, doctor; doctor.doctor = {say}; __main__.main()"
+    command = f'{sys.executable} -c "{code}" doctor | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_text_that_the_terminal_has_no_letters_for_is_replaced() -> None:
     say = "click.Command('doctor', callback=lambda: console.result(chr(0x201C) + 'a'))"
     code = f"import click; from fledge import __main__, console, doctor; doctor.doctor = {say}; __main__.main()"
