@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,11 @@ def run(settings: ChatConfig) -> dict[str, Any]:
     if settings.prompt is not None:
         talk.say(settings.prompt)
     else:
-        _loop(talk)
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # Ctrl-C only ends an answer or a line
+        try:
+            _loop(talk)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return {"model": str(talk.path), "messages": talk.messages}
 
 
@@ -78,7 +83,7 @@ class Talk:
         self.messages: list[Message] = [{"role": "system", "content": text}] if text else []
 
     def say(self, text: str) -> None:
-        """Say something and write the answer to stdout, piece by piece; Ctrl-C ends the answer.
+        """Say something and write the answer to stdout, piece by piece; what Ctrl-C leaves of it is the answer.
 
         Raises:
             DataError: the text alone is longer than the context has room for.
@@ -86,12 +91,13 @@ class Talk:
         text = text.encode("utf-8", "replace").decode()  # a pipe may have held other bytes
         self.messages, prompt, room = self._fitted([*self.messages, {"role": "user", "content": text}])
         answer = ""
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             for piece in self._pieces(prompt, room):
                 print(piece, end="", flush=True)
                 answer += piece
-        print(flush=True)
-        self.messages.append({"role": "assistant", "content": answer})
+        finally:
+            print(flush=True)
+            self.messages.append({"role": "assistant", "content": answer})
 
     def _pieces(self, prompt: list[int], room: int) -> Iterator[str]:
         # Each turn draws anew, so that the same words do not get the same answer for ever.
@@ -122,8 +128,16 @@ class Talk:
         return messages, ids, context - len(ids)
 
     def save(self, file: str) -> None:
-        """Write the conversation as a row of {"messages": [...]}, which `finetune instruct` can read."""
-        Path(file).write_text(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Write the conversation as a row of {"messages": [...]}, which `finetune instruct` can read.
+
+        Raises:
+            DataError: there is such a file.
+        """
+        try:
+            with Path(file).open("x", encoding="utf-8") as saved:
+                saved.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
+        except FileExistsError:
+            raise DataError(f"{file}: exists already and is never overwritten; choose another name") from None
 
     def load(self, file: str) -> None:
         """Go on with a saved conversation.
@@ -169,7 +183,8 @@ def _loop(talk: Talk) -> None:
                 if not _obey(talk, text):
                     return
             elif text.strip():
-                talk.say(text)
+                with contextlib.suppress(KeyboardInterrupt):
+                    talk.say(text)
         except FledgeError as error:
             console.note(f"error: {error}")
 

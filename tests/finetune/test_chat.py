@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def test_an_answer_stops_at_the_end_of_turn(
     talk.say("Who?")
     assert "<|im_end|>" not in capsys.readouterr().out
     assert talk.sampling.stop_ids[0] == end
+
+
+def interrupted(*arguments: Any) -> Iterator[str]:
+    """An answer amid which Ctrl-C is pressed."""
+    yield "half of"
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
@@ -115,18 +122,45 @@ def test_bytes_that_are_no_text_are_answered(qwen3: Path) -> None:
     assert talk.messages[0]["content"] == "caf?"
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(
     qwen3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*arguments: Any) -> Iterator[str]:
-        yield "half of"
-        raise KeyboardInterrupt
-
-    talk = talk_to(qwen3)
     monkeypatch.setattr(generation, "stream_text", interrupted)
-    talk.say("Who?")
-    assert capsys.readouterr().out == "half of\n"
-    assert talk.messages[-1]["content"] == "half of"
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who?\nAgain?\n"))
+    said = chat.run(ChatConfig(model=str(qwen3), max_new_tokens=8, device="cpu"))["messages"]
+    assert capsys.readouterr().out == "half of\nhalf of\n"
+    assert [m["content"] for m in said] == ["Who?", "half of", "Again?", "half of"]
+
+
+def test_a_single_answer_that_is_interrupted_is_no_result(
+    qwen3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generation, "stream_text", interrupted)
+    assert run(["chat", str(qwen3), "--prompt=Who?", "--json"]) == 130
+    told = capsys.readouterr()
+    assert told.out == "half of\n"
+    assert told.err.endswith("error: interrupted\n")
+
+
+def test_sigterm_ends_a_conversation(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def readline(self, size: int | None = -1) -> str:
+            signal.raise_signal(signal.SIGTERM)
+            return "never said"
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    with pytest.raises(SystemExit, match="130"):
+        run(["chat", str(qwen3)])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_saving_overwrites_nothing(qwen3: Path, tmp_path: Path) -> None:
+    file = tmp_path / "thesis.md"
+    file.write_text("mine", encoding="utf-8")
+    with pytest.raises(DataError, match=r"thesis\.md: exists already and is never overwritten; choose another name"):
+        talk_to(qwen3).save(str(file))
+    assert file.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_model_without_template_and_a_base_model_are_told(
