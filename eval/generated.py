@@ -8,7 +8,7 @@ import numpy as np
 from eval.asked import worded
 from eval.config import TaskConfig
 from eval.intervals import Estimate, student
-from eval.items import Generated, Generation, Item
+from eval.items import Generated, Generation, Item, Ratio
 from eval.metrics.distinct_n import distinct_n
 from fledge.data import prompts
 from fledge.data.prompts import Prompt
@@ -60,14 +60,15 @@ def variety(answers: Sequence[Sequence[Generated]]) -> dict[str, Estimate]:
     return {"distinct_2": pooled_estimate(distinct_n, [answer[0].text for answer in answers], is_share=True)}
 
 
-def best_copies(items: Sequence[Item], score: Callable[[Item, str], Mapping[str, float]]) -> dict[str, float]:
+def best_copies(items: Sequence[Item], score: Callable[[Item, str], Mapping[str, float | Ratio]]) -> dict[str, float]:
     """The baselines of generated answers: the better, in each metric, of no answer and of the prompt repeated."""
     best: dict[str, float] = {}
     for copied in (False, True):
         scores = [score(item, item.facts["prompt"] if copied else "") for item in items]
         for name in dict.fromkeys(name for values in scores for name in values):
-            found = [values[name] for values in scores if name in values]
-            best[name] = max(best.get(name, 0.0), sum(found) / len(found))
+            found = [Ratio.of(values[name]) for values in scores if name in values]
+            value = sum(one.part for one in found) / (sum(one.whole for one in found) or 1.0)
+            best[name] = max(best.get(name, 0.0), value)
     return best
 
 

@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from eval import intervals
@@ -223,7 +224,7 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
         for item, given in zip(items, answers, strict=True)
     ]
     pooled = kind.pooled(items, answers) if hasattr(kind, "pooled") else {}
-    baselines = kind.baselines(items)
+    baselines = _baselines(kind, items, pooled)
     model = subject.ngrams if hasattr(kind, "margin") else None
     if model is not None:
         its = [
@@ -235,6 +236,19 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
         settings |= {"ngram": {"model": model.name, **values}}
     template = {"prompt": task.prompt, "delimiter": task.delimiter, "chat": task.chat, "shots": 0}
     return Scores(scored, baselines, pooled, settings=template | settings)
+
+
+def _baselines(kind: Any, items: Sequence[Item], pooled: Mapping[str, Estimate]) -> dict[str, float]:
+    """What can be had without a model: as the metrics themselves, the mean over sets, but for pooled ones."""
+    sets: dict[str, list[Item]] = {}
+    for item in items:
+        sets.setdefault(item.set, []).append(item)
+    found = [kind.baselines(own) for own in sets.values()]
+    whole = found[0] if len(found) == 1 else kind.baselines(items)
+    return {
+        name: value if name in pooled else fmean(own[name] for own in found if name in own)
+        for name, value in whole.items()
+    }
 
 
 def overall(items: Sequence[ItemScore], name: str) -> Estimate:
@@ -253,8 +267,7 @@ def of_sets(items: Sequence[ItemScore], name: str) -> dict[str, Estimate]:
 
 def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
     """A metric over the items of one set, all of which have it."""
-    found = (item.values[name] for item in items)
-    values = [value if isinstance(value, Ratio) else Ratio(value, 1.0) for value in found]
+    values = [Ratio.of(item.values[name]) for item in items]
     names = [item.cluster or item.where for item in items]
     clusters = names if len(set(names)) < len(names) else None
     parts, wholes = [v.part for v in values], [v.whole for v in values]

@@ -23,6 +23,7 @@ class Likelihood:
     num_tokens: int  # of the continuation
     is_greedy: bool  # the model itself would have written it
     is_cut: bool  # context and continuation did not fit; the beginning was left out
+    is_whole: bool = True  # of the continuation nothing was left out
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,8 @@ class Ratio:
 
     part: float
     whole: float
+
+    @classmethod
+    def of(cls, value: "float | Ratio") -> "Ratio":
+        """Any item's value as a part of such a metric; a mean counts each item as 1."""
+        return value if isinstance(value, Ratio) else cls(value, 1.0)

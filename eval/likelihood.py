@@ -228,7 +228,7 @@ def halved(num_texts: int, error: RuntimeError) -> int:
 
 def _likelihood(tokens: Tokens, score: TokenScores) -> Likelihood:
     nats, is_greedy = float(score.logprobs.sum()), bool(score.is_greedy.all())
-    return Likelihood(nats, len(score.logprobs), is_greedy, tokens.is_cut)
+    return Likelihood(nats, len(score.logprobs), is_greedy, tokens.is_cut, tokens.is_whole)
 
 
 def _part(request: Any) -> tuple[str, str]:

@@ -21,7 +21,7 @@ Key = tuple[str, str]  # set and place of an item
 @dataclass(frozen=True)
 class _Influences:
     of_item: dict[Key, float]
-    cluster: dict[Key, str]
+    cluster: dict[Key, Key]  # within a set
     value: dict[Key, Any]
     num_sets: int
 
@@ -38,18 +38,22 @@ def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -
     keys = set(sides[0][0].of_item)
     if len(keys) < 2 or any(set(one.of_item) != keys for side in sides for one in side):
         return None
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, dict[Key, float]] = defaultdict(lambda: defaultdict(float))
     for key in keys:
         means = [statistics.fmean(one.of_item[key] for one in side) for side in sides]
-        sums[sides[0][0].cluster[key]] += means[1] - means[0]
+        sums[key[0]][sides[0][0].cluster[key]] += means[1] - means[0]
     values = [[float(result["metrics"][metric]["value"]) for result in side] for side in (first, second)]
     value = statistics.fmean(values[1]) - statistics.fmean(values[0])
     # Variances of the difference, each with its degrees of freedom.
     parts = [(statistics.variance(side) / len(side), len(side) - 1) for side in values if len(side) > 1]
-    if len(sums) > 1:
-        parts.append((sum(s * s for s in sums.values()) * len(sums) / (len(sums) - 1), len(sums) - 1))
+    counts = {name: len(own) for name, own in sums.items()}
+    if min(counts.values()) > 1:
+        for name, n in counts.items():
+            parts.append((sum(s * s for s in sums[name].values()) * n / (n - 1), n - 1))
+    elif len(counts) > 1:  # a set of one item says nothing of its noise
+        parts = []
     half, p = student(value, parts)
-    if all(len(side) == 1 for side in sides) and _is_right_or_wrong([sides[0][0], sides[1][0]], len(sums)):
+    if all(len(side) == 1 for side in sides) and _is_right_or_wrong([sides[0][0], sides[1][0]], sum(counts.values())):
         pairs = [(sides[0][0].value[key], sides[1][0].value[key]) for key in keys]
         p = mcnemar(sum(a > b for a, b in pairs), sum(b > a for a, b in pairs))
     return Difference(value, value - half, value + half, len(keys), p)
@@ -75,5 +79,5 @@ def _influences(result: Result, metric: str) -> _Influences:
         for key in keys:
             residual = pair[key][0] - part / whole * pair[key][1] if whole else 0.0
             of_item[key] = residual / (whole or 1.0) / len(sets)
-    cluster = {(name, where): group or where for name, where, group, _ in found}
+    cluster = {(name, where): (name, group or where) for name, where, group, _ in found}
     return _Influences(of_item, cluster, {(name, where): v for name, where, _, v in found}, len(sets))

@@ -15,7 +15,7 @@ from fledge.models.folder import find_model
 from tokenizer import shards
 
 # Raised whenever numbers may differ from those of the version before; older results are measured again.
-VERSION = 2  # since the 5-gram model is among the baselines
+VERSION = 3  # since baselines are means over sets, as metrics are
 FOLDER = "eval"
 
 

@@ -13,12 +13,14 @@ class Tokens:
     ids: Sequence[int]
     start: int  # at least 1: the first token has no context
     is_cut: bool = False
+    is_whole: bool = True  # nothing that is to be scored was left out
 
     @classmethod
     def fitted(cls, ids: Sequence[int], start: int, context: int) -> "Tokens":
         """A sequence without the beginning that a model's context has no room for; the last id is not read."""
         left_out = max(0, len(ids) - (context + 1))
-        return cls(ids[left_out:], max(1, start - left_out), left_out > 0)
+        rest = start - left_out
+        return cls(ids[left_out:], max(1, rest), left_out > 0, rest > 0)
 
 
 # Attention within a tree costs as much for what a token may not see: small trees of all that begins alike, and larger

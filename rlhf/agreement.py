@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 from scipy.special import expit
 
-from eval.intervals import Difference, Estimate, clustered_proportion, mean_of, paired_difference, proportion, ratio
+from eval.intervals import Difference, Estimate, clustered_proportion, mean_of, paired_difference, ratio
 from eval.metrics.calibration_error import calibration_error, reliability
 from fledge.data.preferences import Pair
 
 MATCHED = 0.1  # lengths that differ by at most this share of the longer one count as equal
+NONE = Estimate(nan, nan, nan, 0)  # where no pair is of the kind
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ def agreement(pairs: Sequence[Pair], margin_N: np.ndarray) -> Agreement:
     def share(is_asked: Sequence[bool]) -> Estimate:
         places = [place for place, asked in enumerate(is_asked) if asked]
         if not places:
-            return proportion(0, 0)
+            return NONE
         return clustered_proportion([won[p] for p in places], [clusters[p] for p in places])
 
+    by_length = [share([a > b for a, b in lengths]), share([a < b for a, b in lengths])]
     return Agreement(
         share([True] * len(pairs)),
         share([abs(a - b) <= MATCHED * max(a, b) for a, b in lengths]),
-        mean_of([share([a > b for a, b in lengths]), share([a < b for a, b in lengths])]),
+        NONE if NONE in by_length else mean_of(by_length),
     )
 
 

@@ -50,7 +50,9 @@ def give(
         "length_balanced": as_json(own.length_balanced),
         "margin": as_json(agreement.mean_margin(pairs, margin_N)),
         "ece": error,
-        "baselines": {name: {shown: getattr(found[name], shown).value for shown in SHOWN} for name in baselines},
+        "baselines": {
+            name: {shown: as_json(getattr(found[name], shown))["value"] for shown in SHOWN} for name in baselines
+        },
         "best_baseline": best,
         "difference": as_json(difference),
         "beats_baseline": verdict.beats(as_json(difference)),

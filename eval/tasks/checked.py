@@ -63,7 +63,7 @@ def score(item: Item, answers: Sequence[Answer]) -> dict[str, float | Ratio]:
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:
     """The better of an empty answer and of the prompt repeated."""
-    return generated.best_copies(items, lambda item, text: _shares(_judge(item, text)))
+    return generated.best_copies(items, _judge)
 
 
 def pooled(items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> dict[str, Estimate]:
@@ -87,7 +87,3 @@ def _guarded(where: str) -> Iterator[None]:
         raise DataError(f"{where}: {error}") from None
     except Exception as error:
         raise DataError(f"{where}: the check raises {user_file.said(error)}") from error
-
-
-def _shares(scores: Mapping[str, float | Ratio]) -> dict[str, float]:
-    return {name: v.part / v.whole if isinstance(v, Ratio) else v for name, v in scores.items()}

@@ -1,7 +1,7 @@
 """Exact continuations, such as LAMBADA's last word: would the model itself write what follows?
 
 `accuracy` is lm-evaluation-harness's: every token of the continuation is the likeliest one. `bits_per_byte` is over the
-continuations only.
+continuations only, and of those that fit into the context.
 """
 
 from collections import Counter
@@ -35,7 +35,8 @@ def item(row: Row, task: TaskConfig) -> Item:
 def score(item: Item, answers: Sequence[Answer]) -> dict[str, float | Ratio]:
     """Whether the model would write it, and what it costs."""
     (answer,) = answers
-    return {"accuracy": float(answer.is_greedy), "bits_per_byte": Ratio(-answer.nats / log(2), item.facts["num_bytes"])}
+    cost = {"bits_per_byte": Ratio(-answer.nats / log(2), item.facts["num_bytes"])} if answer.is_whole else {}
+    return {"accuracy": float(answer.is_greedy), **cost}
 
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:

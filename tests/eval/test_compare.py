@@ -107,6 +107,26 @@ def test_a_score_over_sets_is_their_unweighted_mean() -> None:
     assert found.value == pytest.approx((1 / 3 + 1) / 2)
 
 
+def test_the_error_over_sets_is_that_of_each_sets_own_paired_test() -> None:
+    first = {"a": [0.1, 0.5, 0.9], "b": [0.3, 0.2, 0.8, 0.4]}
+    second = {"a": [0.4, 0.4, 1.2], "b": [0.9, 0.1, 0.8, 0.6]}
+    sets = [name for name, values in first.items() for _ in values]
+    sides = [[result([v for values in side.values() for v in values], sets=sets)] for side in (first, second)]
+    found = pairing.difference(*sides, "m")
+    errors = [(stats.sem([y - x for x, y in zip(first[s], second[s], strict=True)]), len(first[s]) - 1) for s in "ab"]
+    variance = sum(error**2 for error, _ in errors)
+    freedom = variance**2 / sum(error**4 / degrees for error, degrees in errors)
+    assert found is not None
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, freedom) * variance**0.5 / 2)
+
+
+def test_nothing_is_known_of_the_noise_of_sets_of_one_item() -> None:
+    sets = ["a", "b", "b"]
+    found = pairing.difference([result([0.1] * 3, sets=sets)], [result([0.9] * 3, sets=sets)], "m")
+    assert found is not None
+    assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
+
+
 def test_the_spread_of_seeds_is_part_of_the_error() -> None:
     # No noise of items; seeds at 0.1 and 0.3: standard deviation 0.1414, of the mean 0.1, one degree of freedom.
     seeds = [result([0.1] * 9), result([0.3] * 9)]

@@ -10,7 +10,7 @@ import pytest
 
 from eval import generated, harness, intervals
 from eval.config import TaskConfig
-from eval.items import Generated, Generation
+from eval.items import Generated, Generation, Item, Ratio
 from eval.metrics.bleu import bleu
 from eval.metrics.distinct_n import distinct_n
 from eval.subject import Subject
@@ -91,6 +91,28 @@ def test_the_baseline_of_an_answer_is_a_copy_of_the_prompt(subject: Subject, tmp
     metrics = harness.measure(subject, task)["metrics"]
     assert metrics["exact_match"]["baseline"] == 0.5
     assert metrics["rouge_l"]["baseline"] == 0.5
+
+
+def test_a_baseline_is_the_mean_over_sets_as_the_metric_is(subject: Subject, tmp_path: Path) -> None:
+    files = []
+    for name, rows in (
+        ("a", [{"prompt": "red blue", "completion": "red blue"}]),
+        ("b", [{"prompt": "a", "completion": "b"}] * 9),
+    ):
+        (tmp_path / name).mkdir()
+        files.append(write(tmp_path / name, rows))
+    task = TaskConfig(kind="answers", data=files, max_new_tokens=2)
+    metrics = harness.measure(subject, task)["metrics"]
+    assert metrics["exact_match"]["baseline"] == 0.5  # 1 of 1 in one set, 0 of 9 in the other
+    copied = [["red", "blue"], *[["a"]] * 9], [["red", "blue"], *[["b"]] * 9]
+    assert metrics["bleu"]["baseline"] == bleu(*([" ".join(words) for words in side] for side in copied))
+
+
+def test_the_baseline_of_a_ratio_weighs_rows_by_their_whole() -> None:
+    items = [Item(Row("f:1", 1, {}), (), "f", facts={"prompt": text}) for text in ("a", "bb")]
+    wholes = {"a": 1.0, "bb": 3.0}
+    found = generated.best_copies(items, lambda item, text: {"m": Ratio(len(text) % 2, wholes[item.facts["prompt"]])})
+    assert found == {"m": 1 / 4}
 
 
 def test_metrics_of_ones_own_are_told_beside(subject: Subject, tmp_path: Path) -> None:

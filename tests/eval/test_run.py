@@ -45,6 +45,21 @@ def test_a_folder_scores_the_unweighted_mean_over_its_sets(
     assert set(found["results"]["blimp"]["accuracy"]) == {"value", "low", "high", "n", "baseline", "detectable"}
 
 
+def test_a_continuation_that_was_cut_has_no_bits_per_byte(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "own.yaml"
+    task.write_text("kind: continuation")
+    short, long = [{"context": "Anna", "continuation": " has a dog" * times} for times in (1, 40)]
+    found = [
+        results(capsys, str(model_folder), "--task", str(task), "--data", str(write_rows(tmp_path / "a.jsonl", rows)))
+        for rows in ([short], [short, long])
+    ]
+    alone, beside = (one["results"]["own"] for one in found)
+    assert beside["bits_per_byte"]["value"] == pytest.approx(alone["bits_per_byte"]["value"])
+    assert (beside["bits_per_byte"]["n"], beside["accuracy"]["n"]) == (1, 2)
+
+
 def test_a_tie_counts_half_here_and_one_in_lm_eval(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +92,7 @@ def test_other_data_or_limit_is_measured_for_itself(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text.replace('"version": 2', '"version": 1'), "of version 1, this is 2; left out"),
+        (lambda text: text.replace('"version": 3', '"version": 2'), "of version 2, this is 3; left out"),
         (lambda text: text[:100], "can't be read"),
         (lambda text: text.replace('"sha256": "', '"sha256": "0'), "of other weights; measuring again"),
     ],
@@ -93,7 +108,7 @@ def test_a_result_that_does_not_fit_is_measured_again_aloud(
     out, err = capsys.readouterr()
     assert message in err
     assert json.loads(out.splitlines()[-1])["results"] == first["results"]
-    assert json.loads(file.read_text())["version"] == 2
+    assert json.loads(file.read_text())["version"] == 3
 
 
 def test_a_task_of_ones_own_names_its_kind_data_and_fields(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval import intervals
 from eval.reward import RewardModel
 from fledge import checkpoints
 from fledge.__main__ import run
@@ -253,6 +254,12 @@ def test_agreement_is_measured_among_all_among_equally_long_and_with_length_bala
     assert found.length_matched.low < 0.1
     by_length = agreement.agreement(pairs, np.array([float(a - b) for a, b in lengths]))
     assert by_length.length_balanced.value == 0.5
+
+
+def test_where_no_shorter_answer_was_chosen_nothing_is_balanced() -> None:
+    found = agreement.agreement([pair("long", "b", f"{n}?") for n in range(4)], np.ones(4))
+    assert found.accuracy.value == 1
+    assert intervals.as_json(found.length_balanced) == {"value": None, "low": None, "high": None, "n": 0}
 
 
 def test_pairs_of_one_prompt_widen_the_interval() -> None:
