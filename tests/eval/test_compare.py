@@ -112,7 +112,7 @@ def test_the_error_over_sets_is_that_of_each_sets_own_paired_test() -> None:
     second = {"a": [0.4, 0.4, 1.2], "b": [0.9, 0.1, 0.8, 0.6]}
     sets = [name for name, values in first.items() for _ in values]
     sides = [[result([v for values in side.values() for v in values], sets=sets)] for side in (first, second)]
-    found = pairing.difference(*sides, "m")
+    found = pairing.difference(sides[0], sides[1], "m")
     errors = [(stats.sem([y - x for x, y in zip(first[s], second[s], strict=True)]), len(first[s]) - 1) for s in "ab"]
     variance = sum(error**2 for error, _ in errors)
     freedom = variance**2 / sum(error**4 / degrees for error, degrees in errors)
