@@ -152,9 +152,7 @@ class Subject:
             room = generation.context_of(self.model) - sampling.max_new_tokens
             completions = self.continued([prompt[-room:] for prompt in prompts], sampling)
             for i, prompt, completion in zip(places, prompts, completions, strict=True):
-                text = self.tokenizer.decode(completion.ids)
-                if completion.stop_string is not None:
-                    text = text.split(completion.stop_string, 1)[0]
+                text = generation.text_of(self.tokenizer, completion)
                 has_stopped, is_cut = completion.finish == "stop", len(prompt) > room
                 answers[i] = Generated(text, has_stopped, len(completion.ids), is_cut)
         return [answers[i] for i in range(len(requests))]

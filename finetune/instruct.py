@@ -16,7 +16,7 @@ from fledge.data.conversations import Conversations
 from fledge.data.messages import Message
 from fledge.errors import ConfigError
 from fledge.metrics_log import read_metrics
-from fledge.models import adapters, generation
+from fledge.models import adapters, decoding, generation
 from fledge.models import folder as model_folder
 from fledge.models.generation import Sampling
 from fledge.rundir import RunFolder
@@ -81,6 +81,7 @@ def _prepare(settings: InstructConfig) -> Lesson:
     tokenizer = vocabulary.for_chat(parents_own)
     data = conversations.read(settings.data, settings.validation.share, settings.format, settings.max_bad_share)
     model = model_folder.load_by_transformers(path)
+    decoding.forward_arguments(model)  # a model that can't be sampled from is refused before anything is made
     context = generation.context_of(model)
     longest = settings.max_length or min(context, MAX_LENGTH)
     if longest > context:
@@ -137,7 +138,7 @@ def _answers(
         return []
     prompts = [_prompt_ids(tokenizer, messages) for messages in asked]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0, stop_ids=vocabulary.stop_ids(tokenizer))
-    return generation.generate(model, prompts, sampling)
+    return generation.generate(model, prompts, sampling, tokenizer.token_bytes())
 
 
 def _room(model: Any, tokenizer: TextTokenizer, asked: list[list[Message]], max_new_tokens: int) -> int:

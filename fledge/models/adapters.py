@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, first_line
 from fledge.models import generation
 from fledge.models.generation import Sampling
 
@@ -30,7 +30,7 @@ def add_lora(
         targets: names of layers, or `all-linear` alone: each but the head.
         token_ids: tokens that the parent never met: their embeddings, and their rows of the head, tied or not.
     Raises:
-        ConfigError: a target is the name of no layer.
+        ConfigError: a target is the name of no layer, or of one that PEFT does not adapt.
     """
     import peft
     from transformers.pytorch_utils import Conv1D
@@ -59,7 +59,10 @@ def add_lora(
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is to be another in the next major version.
         warnings.simplefilter("ignore", FutureWarning)
-        return peft.get_peft_model(model, settings)
+        try:
+            return peft.get_peft_model(model, settings)
+        except ValueError as error:
+            raise ConfigError(f"{type(model).__name__}: PEFT puts no adapters on it ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ Shapes: B rows, T tokens, V vocabulary.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fledge.errors import ModelError
 from fledge.models.cache import KVCache
 from fledge.models.graphed import GraphedStep, recorded
 from fledge.models.linear import packed_copies, use_packed
@@ -71,6 +72,22 @@ class OwnDecoder:
         return logits
 
 
+def forward_arguments(model: Any) -> Mapping[str, inspect.Parameter]:
+    """What a causal language model of transformers, perhaps wrapped by PEFT, can be called with.
+
+    Raises:
+        ModelError: it has no cache of keys and values, so it can't be sampled from.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    accepted = inspect.signature(inner.forward).parameters
+    if "past_key_values" not in accepted:
+        raise ModelError(
+            f"{type(inner).__name__}: has no cache of keys and values (past_key_values), without which fledge "
+            "can't let a model write; take one with attention"
+        )
+    return accepted
+
+
 class TransformersDecoder:
     """A causal language model of transformers, with its own cache."""
 
@@ -80,8 +97,7 @@ class TransformersDecoder:
         self._is_real_BT = (~is_padding_BT).long()
         self._positions_BT = (self._is_real_BT.cumsum(1) - 1).clamp(min=0)
         self._cache: Any = None
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._accepted = inspect.signature(inner.forward).parameters
+        self._accepted = forward_arguments(model)
 
     def start(self) -> Tensor:
         """See `OwnDecoder`."""
@@ -100,7 +116,8 @@ class TransformersDecoder:
         self._is_real_BT, self._positions_BT = self._is_real_BT[chosen], self._positions_BT[chosen]
 
     def _logits(self, ids_BT: Tensor) -> Tensor:
-        optional = {"position_ids": self._positions_BT, "logits_to_keep": 1}
+        # A mixture of experts would else balance them over the tokens of this call alone, and fail at the mask.
+        optional = {"position_ids": self._positions_BT, "logits_to_keep": 1, "output_router_logits": False}
         output = self._model(
             input_ids=ids_BT,
             attention_mask=self._is_real_BT,

@@ -28,6 +28,7 @@ __all__ = [
     "sample_of",
     "stream",
     "stream_text",
+    "text_of",
 ]
 
 Finish = Literal["stop", "length"]
@@ -79,7 +80,8 @@ def stream(
     Args:
         model: one of ours, or a causal language model of transformers; put into evaluation mode meanwhile.
         prompts: ids, at least one each; of different lengths.
-        token_bytes: the bytes of each id (`TextTokenizer.token_bytes()`), needed for stop strings.
+        token_bytes: the bytes of each id (`TextTokenizer.token_bytes()`), needed for stop strings. Given, rows of
+            the model's vocabulary beyond the tokenizer's, which models are padded with, are never chosen.
     Raises:
         DataError: a prompt is empty, or with the new tokens does not fit into the model's context.
     """
@@ -108,6 +110,8 @@ def _steps(
     for number in range(sampling.max_new_tokens):
         with torch.inference_mode():
             logits_BV = _on_capable_device(texts.step(ids_B) if number else texts.start())
+            if token_bytes is not None:
+                logits_BV[:, len(token_bytes) :] = -torch.inf
             if uniform_BN is None:
                 uniform_BN = row_randomness(prompts, sampling).to(logits_BV.device)
                 is_seen_BV = _seen_in_prompts(prompts, logits_BV) if sampling.repetition_penalty != 1 else None
@@ -167,14 +171,14 @@ class _StopWatch:
 
 def complete(model: Any, tokenizer: TextTokenizer, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[str]:
     """The new text for each prompt of ids, up to and without the stop id or stop string."""
-    token_bytes = tokenizer.token_bytes() if sampling.stop_strings else None
-    texts = []
-    for completion in generate(model, prompts, sampling, token_bytes):
-        text = tokenizer.decode(completion.ids)
-        if completion.stop_string is not None:
-            text = text.split(completion.stop_string, 1)[0]
-        texts.append(text)
-    return texts
+    completions = generate(model, prompts, sampling, tokenizer.token_bytes())
+    return [text_of(tokenizer, completion) for completion in completions]
+
+
+def text_of(tokenizer: TextTokenizer, completion: Completion) -> str:
+    """A completion's text without what ended it; by bytes, as the tokenizer may drop the space that it begins with."""
+    text = tokenizer.decode_bytes(completion.ids).decode("utf-8", "replace")
+    return text if completion.stop_string is None else text.split(completion.stop_string, 1)[0]
 
 
 def sample_of(tokenizer: TextTokenizer, completion: Completion) -> dict[str, Any]:

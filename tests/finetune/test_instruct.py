@@ -13,7 +13,7 @@ from finetune import supervised, vocabulary
 from finetune.supervised import Example
 from fledge.__main__ import run
 from fledge.data.conversations import Conversation
-from fledge.errors import DataError, ModelError
+from fledge.errors import ConfigError, DataError, ModelError
 from fledge.models import adapters, classifier, folder
 from fledge.models.loss import IGNORED
 from fledge.tokens import TextTokenizer
@@ -292,6 +292,20 @@ def test_an_adapter_target_that_matches_nothing_is_named(
     assert instruct(qwen3, tmp_path / "r", "--lora.rank=2", "--lora.targets=nope") == 1
     assert "--lora.targets nope: no layer of the model is named so; there are: down_proj," in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_a_parent_that_can_not_be_sampled_from_leaves_no_run(
+    tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = transformers.MambaConfig(vocab_size=tokenizer.vocab_size, hidden_size=8, num_hidden_layers=1, state_size=4)
+    model = transformers.MambaForCausalLM(config)
+    model.save_pretrained(tmp_path / "mamba")
+    tokenizer.save(tmp_path / "mamba")
+    assert instruct(tmp_path / "mamba", tmp_path / "run") == 1
+    assert "MambaForCausalLM: has no cache of keys and values" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="MambaForCausalLM: PEFT puts no adapters on it"):
+        adapters.add_lora(model, rank=2, alpha=None, dropout=0.0, targets=["all-linear"], seed=0)
 
 
 def test_without_packing_the_same_examples_are_learned(qwen3: Path, tmp_path: Path) -> None:

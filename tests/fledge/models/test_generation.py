@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.errors import ConfigError, DataError
+from fledge.errors import ConfigError, DataError, ModelError
 from fledge.models import generation, graphed
 from fledge.models.architecture import LanguageModel, build, find_config
 from fledge.models.decoding import decoder
@@ -206,6 +207,38 @@ def test_a_cuda_graph_writes_what_eager_steps_write(
         close(one, other)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_of_the_vocabulary_without_a_token_are_never_chosen(temperature: float, tokenizer: TextTokenizer) -> None:
+    padded = build(find_config("gpt2").sized(vocab_size=300, context=24, layers=1, width=16, heads=2))
+    with torch.no_grad():
+        padded.head_weight[257:] *= 50  # the largest logits are mostly there
+    sampling = Sampling(max_new_tokens=12, temperature=temperature)
+    free = generate(padded, PROMPTS, sampling)
+    assert max(max(completion.ids) for completion in free) >= 257
+    found = generate(padded, PROMPTS, sampling, tokenizer.token_bytes())
+    assert max(max(completion.ids) for completion in found) < 257
+    assert all(math.isfinite(logprob) for completion in found for logprob in completion.logprobs)
+
+
+def test_models_without_a_cache_of_keys_are_refused_by_name() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4))
+    with pytest.raises(ModelError, match="MambaForCausalLM: has no cache of keys and values"):
+        generate(model, PROMPTS, Sampling())
+
+
+def test_a_mixture_of_experts_that_learns_to_balance_them_writes() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, output_router_logits=True,
+    )  # fmt: skip
+    found = generate(MixtralForCausalLM(config), PROMPTS, Sampling(max_new_tokens=3))
+    assert [len(completion.ids) for completion in found] == [3] * len(PROMPTS)
+
+
 def test_copies_of_a_prompt_differ_and_a_seed_repeats_them(ours: LanguageModel) -> None:
     prompts = [[5, 6, 7]] * 4
     first = generate(ours, prompts, Sampling(max_new_tokens=12, seed=0))
@@ -264,6 +297,14 @@ def test_text_ends_before_a_stop_string(
     assert all("\ufffd" not in piece for piece in pieces)
     if text == "never":
         assert pieces == list("never")  # each letter as soon as it is there
+
+
+def test_the_space_that_an_answer_begins_with_stays() -> None:
+    pieces = {"\u2581": 0, "b": 1, "\u2581b": 2}
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=pieces, merges=[("\u2581", "b")]))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    inner.decoder = tokenizers.decoders.Metaspace()
+    assert generation.text_of(TextTokenizer(inner), Completion([2, 2], [0.0, 0.0], "length")) == " b b"
 
 
 def test_a_sample_tells_how_sure_the_model_was_of_each_piece(tokenizer: TextTokenizer) -> None:
