@@ -26,7 +26,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING, "<|reserved_
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 _ROLES = ("eos_token", "pad_token", "bos_token", "unk_token")
 _OWN_ROLES = {"eos_token": END_OF_TEXT, "pad_token": PADDING}
-_HUB_FILES = ["tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*"]
+_HUB_FILES = ["tokenizer*", "vocab.json", "merges.txt", "*_tokens*.json", "chat_template*"]
 _FILES = ("tokenizer.json", "encoder.json + vocab.bpe", "vocab.json + merges.txt")
 
 
@@ -204,7 +204,9 @@ def _read_inner(folder: Path) -> tokenizers.Tokenizer:
     declared = _read_json(folder / "tokenizer_config.json").get("tokenizer_class", "GPT2Tokenizer")
     if not str(declared).startswith("GPT2Tokenizer"):
         raise ValueError(f"{declared} with vocab.json and merges.txt is not implemented; it needs a tokenizer.json")
-    return _gpt2_tokenizer(_read_json(vocabulary), merges.read_text(encoding="utf-8"))
+    inner = _gpt2_tokenizer(_read_json(vocabulary), merges.read_text(encoding="utf-8"))
+    _add_tokens(inner, folder)
+    return inner
 
 
 def _gpt2_tokenizer(vocabulary: dict[str, int], merges: str) -> tokenizers.Tokenizer:
@@ -219,6 +221,18 @@ def _gpt2_tokenizer(vocabulary: dict[str, int], merges: str) -> tokenizers.Token
     if END_OF_TEXT in vocabulary:
         inner.add_special_tokens([tokenizers.AddedToken(END_OF_TEXT, special=True, normalized=False)])
     return inner
+
+
+def _add_tokens(inner: tokenizers.Tokenizer, folder: Path) -> None:
+    """What older versions of transformers wrote beside the two files: tokens that were added, some of them special."""
+    roles = _read_json(folder / "special_tokens_map.json").values()
+    entries = [entry for role in roles for entry in (role if isinstance(role, list) else [role])]
+    special = {entry["content"] if isinstance(entry, dict) else entry for entry in entries}
+    listed = _read_json(folder / "added_tokens.json")
+    for name, number in sorted(listed.items(), key=lambda item: item[1]):
+        inner.add_tokens([tokenizers.AddedToken(name, special=name in special, normalized=name not in special)])
+        if inner.token_to_id(name) != number:
+            raise ValueError(f"added_tokens.json: {name} can't have the id {number}")
 
 
 def _read_roles(folder: Path) -> dict[str, str]:

@@ -132,6 +132,25 @@ def test_merges_txt_layout_is_the_same_tokenizer(tmp_path: Path) -> None:
     assert first.fingerprint == second.fingerprint
 
 
+def test_added_tokens_beside_gpt2_files_have_the_ids_that_transformers_gives_them(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    write_gpt2_files(tmp_path / "a")
+    (tmp_path / "a/encoder.json").rename(tmp_path / "a/vocab.json")
+    (tmp_path / "a/vocab.bpe").rename(tmp_path / "a/merges.txt")
+    (tmp_path / "a/tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    roles = {"pad_token": {"content": "<|pad|>"}, "additional_special_tokens": ["<|sep|>"]}
+    (tmp_path / "a/special_tokens_map.json").write_text(json.dumps(roles))
+    (tmp_path / "a/added_tokens.json").write_text(json.dumps({"<|pad|>": 261, "word": 259, "<|sep|>": 260}))
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "a"), TextTokenizer.from_folder(tmp_path / "a")
+    assert ours.special_ids == {name: theirs.convert_tokens_to_ids(name) for name in ours.special_ids}
+    assert list(ours.special_ids) == ["<|endoftext|>", "<|sep|>", "<|pad|>"]
+    assert ours.encode("a word he") == theirs("a word he")["input_ids"]
+    (tmp_path / "a/added_tokens.json").write_text('{"<|sep|>": 300}')
+    with pytest.raises(ModelError, match=r"added_tokens\.json: <\|sep\|> can't have the id 300"):
+        TextTokenizer.from_folder(tmp_path / "a")
+
+
 def test_byte_fallback_tokens_have_their_bytes() -> None:
     vocabulary = {"<unk>": 0, "</s>": 1, "\u2581a": 2, "<0xE4>": 3}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
