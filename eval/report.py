@@ -78,7 +78,7 @@ def gather(stages: Sequence[Stage]) -> dict[str, Any]:
         "version": metadata.version("fledge-lm"),
         "stages": shown,
         "ages": ages,
-        "numbers": numbers + _evaluations(stages, names),
+        "numbers": numbers + _evaluations(stages, names, problems),
         "lower_is_better": sorted(harness.LOWER_IS_BETTER | {"validation_bits_per_byte", "validation_loss"}),
         "units": METRICS,
         "problems": problems,
@@ -147,17 +147,27 @@ def _stage(
             "parameters": own.get("parameters"),
             "steps": own.get("steps", last.get("step")),
             "tokens": last.get("tokens", own.get("tokens")),
-            "elapsed_s": own.get("elapsed_s", last.get("elapsed_s")),
+            # A resumed run's result knows its last sitting only, its metrics know the loop in all.
+            "elapsed_s": max((own.get("elapsed_s"), last.get("elapsed_s")), key=lambda seconds: seconds or 0),
             "cpu_s": own.get("cpu_s"),
         },
     }
 
 
-def _evaluations(stages: Sequence[Stage], names: dict[Path, str]) -> list[dict[str, Any]]:
-    """One card for each metric of each task, with a row for each run; only what is comparable shares a card."""
+def _evaluations(stages: Sequence[Stage], names: dict[Path, str], problems: list[str]) -> list[dict[str, Any]]:
+    """One card for each metric of each task, with a row for each run; only what is comparable shares a card.
+
+    What was measured of other weights than a run now has is left out, and told in `problems`.
+    """
     cards: dict[tuple[str, str, str, str | None], dict[str, Any]] = {}
     for stage in stages:
+        own = names[stage.path.resolve()]
         for result in results.read_all(stage.path):
+            if result["model"]["sha256"] != stage.product:
+                problems.append(
+                    f"{stage.path}: {result['task']} was measured of other weights; left out, measure again"
+                )
+                continue
             limit = result["settings"].get("limit")
             note = f"first {limit} of each set" if limit else ""
             for metric, found in result["metrics"].items():
@@ -166,13 +176,17 @@ def _evaluations(stages: Sequence[Stage], names: dict[Path, str]) -> list[dict[s
                     key, {"task": result["task"], "metric": metric, "note": note, "rows": [], "marks": {}}
                 )
                 estimate = {name: found.get(name) for name in ("value", "low", "high", "n")}
-                card["rows"].append({"label": names[stage.path.resolve()], "kind": "model", **estimate})
-                # The harness gives one baseline a metric, and for some the best that can be had.
-                card["marks"] |= {k: found[k] for k in ("baseline", "ceiling") if found.get(k) is not None}
+                card["rows"].append({"label": own, "kind": "model", **estimate})
+                # The harness gives one baseline a metric, and for some the best that can be had; a baseline is another
+                # one where models have seen other text.
+                for name, kind, label in (("baseline", "baseline", "baseline"), ("ceiling", "best", "best possible")):
+                    if found.get(name) is not None:
+                        card["marks"].setdefault((kind, label), {}).setdefault(found[name], []).append(own)
     for card in cards.values():
-        for kind, value in card.pop("marks").items():
-            row = {"baseline": ("baseline", "baseline"), "ceiling": ("best", "best possible")}[kind]
-            card["rows"].append({"kind": row[0], "label": row[1], "value": value})
+        for (kind, label), values in card.pop("marks").items():
+            for value, owners in values.items():
+                told = label if len(values) == 1 else f"{label} of {', '.join(owners)}"
+                card["rows"].append({"kind": kind, "label": told, "value": value})
     return list(cards.values())
 
 

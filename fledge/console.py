@@ -37,7 +37,7 @@ def result(text: str) -> None:
 def format_count(value: float) -> str:
     """A short human count: 950, 12.3k, 4.56M, 1.20G."""
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
+        if float(f"{abs(value):.3g}") >= limit:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

@@ -27,7 +27,7 @@ OWN_FILES = ("conversations", "labelled", "preferences")
 # Changes of the shipped presets: by stage, then option.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
-    # As the shipped presets for 7 M have it; not measured as a whole.
+    # As the shipped presets for 7 M have it.
     "medium": {
         "pretrain": {
             "model.layers": 6,

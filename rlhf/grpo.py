@@ -193,10 +193,12 @@ def _finish(
 
 def _lines(settings: GrpoConfig, reward: Reward, result: dict[str, Any]) -> list[str]:
     """The results in sentences."""
+    num_answers = result["steps"] * settings.batch.examples // settings.group.passes
+    num_prompts = min(result["prompts"], num_answers // settings.group.answers)
     lines = [
         told.gained(f"reward ({reward.name})", result),
         told.distance(result),
-        f"{result['steps'] * settings.batch.examples // settings.group.passes} answers to {result['prompts']} prompts, "
+        f"{num_answers} answers to {num_prompts} prompts, "
         f"{console.format_count(result['tokens'])} tokens; the weights are those of step {result['best_step']}, the "
         "best by held-out reward",
     ]

@@ -35,17 +35,17 @@ class Learned:
     stopped_early: bool = False
 
     def metrics(self) -> dict[str, float]:
-        """Means, by their names in metrics.jsonl."""
-        updates, tokens = max(1, self.updates), max(1, self.tokens)
-        return {
-            "entropy": self.entropy / tokens,
-            "policy_loss": self.policy_loss / updates,
-            "value_loss": self.value_loss / self.critic_updates,
-            "clipped_share": self.clipped / tokens,
+        """Means, by their names in metrics.jsonl; without an update of the policy nothing is known of it."""
+        found = {"value_loss": self.value_loss / self.critic_updates, "updates": self.updates}
+        if not self.updates:
+            return found
+        return found | {
+            "entropy": self.entropy / self.tokens,
+            "policy_loss": self.policy_loss / self.updates,
+            "clipped_share": self.clipped / self.tokens,
             "ratio_error": self.ratio_error,
             "step_kl": self.step_kl,
-            "gradient_norm": self.gradient_norm / updates,
-            "updates": self.updates,
+            "gradient_norm": self.gradient_norm / self.updates,
         }
 
 

@@ -67,15 +67,18 @@ def evil() -> str:
     return EVIL
 
 
-def write_evaluation(run: Path, value: float, **more: Any) -> None:
+def write_evaluation(
+    run: Path, value: float, baseline: float = 0.5, text: str | None = None, sha256: str = "", **more: Any
+) -> None:
     """A result as `eval run` keeps it."""
-    accuracy = {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 400, "baseline": 0.5}
+    accuracy = {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 400, "baseline": baseline}
     content = {
         "version": results.VERSION,
         "task": "village_pairs",
         "task_sha256": "ab12",
         "metrics": {"accuracy": accuracy},
         "settings": {"limit": None},
+        "model": {"sha256": sha256 or lineage.sha256_folder(run / "model"), "text": text},
         **more,
     }
     (run / "eval").mkdir(exist_ok=True)

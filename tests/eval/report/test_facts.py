@@ -87,11 +87,40 @@ def test_models_own_texts_have_a_card_each(
     make_report: Callable[..., Any], write_evaluation: Callable[..., None], whole_life: Path
 ) -> None:
     for name, text in (("base", "one"), ("chat", "one"), ("ppo", "other")):
-        own = {"task": "own_text", "config": {"kind": "own_text"}, "model": {"text": text}}
-        write_evaluation(whole_life / name, 0.7, **own)
+        write_evaluation(whole_life / name, 0.7, text=text, task="own_text", config={"kind": "own_text"})
     cards = [card for card in make_report(whole_life)["numbers"] if card["task"] == "own_text"]
     names = [[row["label"] for row in card["rows"] if row["kind"] == "model"] for card in cards]
     assert names == [["base", "chat"], ["ppo"]]
+
+
+def test_a_baseline_that_differs_between_models_is_named_after_them(
+    make_report: Callable[..., Any], write_evaluation: Callable[..., None], whole_life: Path
+) -> None:
+    write_evaluation(whole_life / "chat", 0.72, baseline=0.6)
+    (card,) = [card for card in make_report(whole_life)["numbers"] if card["task"] == "village_pairs"]
+    marks = {row["label"]: row["value"] for row in card["rows"] if row["kind"] == "baseline"}
+    assert marks == {"baseline of base": 0.5, "baseline of chat": 0.6}
+
+
+def test_what_was_measured_of_other_weights_is_left_out_and_told(
+    make_report: Callable[..., Any], write_evaluation: Callable[..., None], whole_life: Path
+) -> None:
+    write_evaluation(whole_life / "chat", 0.72, sha256="of before it was trained on")
+    life = make_report(whole_life)
+    (card,) = [card for card in life["numbers"] if card["task"] == "village_pairs"]
+    assert [row["label"] for row in card["rows"] if row["kind"] == "model"] == ["base"]
+    assert life["problems"] == [
+        f"{whole_life}/chat: village_pairs was measured of other weights; left out, measure again"
+    ]
+
+
+def test_a_resumed_run_took_as_long_as_its_loop_at_least(
+    make_report: Callable[..., Any], make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    metrics = ({"step": 1, "elapsed_s": 50.0}, {"step": 2, "elapsed_s": 90.0})
+    make_run(tmp_path / "r", "pretrain train", metrics=metrics, result={"elapsed_s": 42})
+    (stage,) = make_report(tmp_path / "r")["stages"]
+    assert stage["cost"]["elapsed_s"] == 90
 
 
 def test_what_runs_measured_stands_beside_their_baselines() -> None:
