@@ -109,7 +109,7 @@ def _resume(
                 f"{path}: finished, and has no whole checkpoint left to go on from; "
                 f"train its model further in a new run, with --init {path}"
             )
-        finished = {name: (path / name).read_bytes() for name in ("config.yaml", "result.json")} if done else {}
+        before = {name: (path / name).read_bytes() for name in ("config.yaml", *(["result.json"] if done else []))}
         if processes.is_first():
             (path / "result.json").unlink(missing_ok=True)
         folder.freeze(resolved)
@@ -125,7 +125,7 @@ def _resume(
             return _timed(resolved, run, folder)
         except (FledgeError, OSError) as error:
             if _can_be_put_right(error) and folder.resumes_from == checkpoints.newest_whole(folder.checkpoints):
-                for name, content in finished.items():  # nothing was added, so it is still the finished run
+                for name, content in before.items():  # nothing was added, so it is still the same run
                     folder.write(name, content)
             raise
 

@@ -77,11 +77,14 @@ def parent(path: Path, kind: str) -> dict[str, Any]:
 
 
 def located(run: Path, record: dict[str, Any]) -> Path:
-    """Where a parent of a run lies: as recorded; or the same content where the run was started, or beside it."""
+    """Where a parent of a run lies: as recorded; or the same content where it was, as far off, or beside the run."""
     path = Path(record["path"])
     if path.is_dir():
         return path
-    places = [Path(read(run).get("working_folder", ".")) / path]
+    known = read(run)
+    began = Path(known.get("working_folder", "."))
+    from_run = os.path.relpath(began / path, began / known.get("run_folder", run))
+    places = [began / path, Path(os.path.normpath(run / from_run))]
     if "run" in record:
         places.append(run.parent / path.parent.name / path.name)
     return next((p for p in places if p.is_dir() and sha256_folder(p) == record["sha256"]), path)

@@ -154,6 +154,7 @@ class TrainConfig(CommandConfig):
     distributed: ClassVar[bool] = True
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {
         **RUN_RESUMABLE,
+        "data": "any",  # elsewhere; what is in it may not change
         "engine.patience": "any",
         "profile": "any",
     }

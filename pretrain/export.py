@@ -1,9 +1,11 @@
 """What a pretraining run leaves behind: lineage, the model folder with its card, the curve, the summary."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from fledge import console, lineage, model_card, plots, processes
+from fledge.errors import RunError
 from fledge.metrics_log import read_metrics
 from fledge.models import folder as model_folder
 from fledge.models.architecture import LanguageModel
@@ -37,15 +39,22 @@ def record_lineage(folder: RunFolder, settings: TrainConfig, data: TrainingData,
     )
 
 
-def require_same_shards(folder: RunFolder, data: TrainingData) -> None:
-    """Make sure that a resumed run reads the shards that it began with.
+def open_shards(folder: RunFolder, path: str) -> TrainingData:
+    """The shards of a run; of one that has begun, wherever they are now.
 
     Raises:
-        RunError: they changed.
+        RunError: they are gone, or changed since.
     """
-    shards = processes.same(lineage.parent(data.path, "shards") if processes.is_first() else None)
-    others = lineage.read(folder.path)["parents"][1:]
-    lineage.require_same(folder.path, {"parents": [shards, *others]})
+    parents = lineage.read(folder.path).get("parents")
+    if not parents:
+        return TrainingData.open(path)
+    found = Path(path) if Path(path).exists() else lineage.located(folder.path, parents[0])
+    if not found.exists():
+        raise RunError(f"{folder.path}: its shards are no longer in {path}; say with --data where they are")
+    data = TrainingData.open(str(found))
+    content = processes.same(lineage.sha256_folder(data.path) if processes.is_first() else None)
+    lineage.require_same(folder.path, {"parents": [parents[0] | {"sha256": content}, *parents[1:]]})
+    return data
 
 
 def measure_before(

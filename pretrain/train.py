@@ -27,7 +27,7 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     settings = _with_engine(_plain_values(settings))
     processes.set_patience(settings.engine.patience)
     torch.set_num_threads(settings.run.threads)
-    data = TrainingData.open(settings.data)
+    data = export.open_shards(folder, settings.data)
     origin = parent.load(settings, data) if settings.init and not folder.resumes_from else None
     if origin:
         settings = config.with_values(settings, parent.model_settings(settings, origin.model))
@@ -37,7 +37,6 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.track_with(settings.run.trackers)
 
     if folder.resumes_from:
-        export.require_same_shards(folder, data)
         session = Session(settings, model_of_checkpoint(folder.resumes_from), data.train)
         session.restore(folder.resumes_from)
     else:

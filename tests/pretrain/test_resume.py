@@ -127,6 +127,33 @@ def test_relative_paths_of_a_moved_run_are_meant_from_here(
     assert run([*RESUME, "runs/r", "--run.max-steps=8"]) == 0
 
 
+def test_a_run_that_was_moved_with_its_shards_is_resumed_from_anywhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert run([*RESUME, "elsewhere/runs/r", "--run.max-steps=8"]) == 0
+    assert steps(tmp_path / "elsewhere/runs/r")[-1] == 8
+
+
+def test_shards_that_were_moved_are_named_and_known_by_their_content(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("shards", tmp_path / "other")
+    shard = next((tmp_path / "other").glob("**/train-00000.bin"))
+    shard.write_bytes(shard.read_bytes()[::-1])
+    Path("shards").rename(tmp_path / "away")
+    resume = [*RESUME, "runs/r", "--run.max-steps=8"]
+    assert run(resume) == 1
+    assert "runs/r: its shards are no longer in shards; say with --data where they are" in capsys.readouterr().err
+    before = Path("runs/r/config.yaml").read_bytes()
+    assert run([*resume, "--data", str(tmp_path / "other")]) == 1
+    assert "runs/r: its parents changed since the run began" in capsys.readouterr().err
+    assert Path("runs/r/config.yaml").read_bytes() == before
+    assert run([*resume, "--data", str(tmp_path / "away")]) == 0
+    assert run([*RESUME, "runs/r", "--run.max-steps=10"]) == 0
+
+
 def test_seeds_not_begun_find_their_relative_paths_from_another_folder(
     home: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

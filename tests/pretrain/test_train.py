@@ -215,7 +215,6 @@ def test_a_finished_run_can_be_asked_for_more_steps(story_shards: Path, tmp_path
     [
         ("--optim.learning-rate=1", "--optim.learning-rate 1.0: the run has 0.003; leave it out"),
         ("--run.max-steps=5", "--run.max-steps 5: the run has 12 (it can only grow)"),
-        ("--data=elsewhere", "--data elsewhere: the run has"),
     ],
 )
 def test_an_option_that_differs_on_resume_is_an_error(
