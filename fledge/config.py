@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from fledge.errors import ConfigError
 
@@ -40,7 +41,17 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="aut
 class Config(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes` and `on` are true, which pydantic takes for 1."""
+        if isinstance(value, bool) and without_none(cls.model_fields[str(info.field_name)].annotation) in (int, float):
+            raise PydanticCustomError("bool", "input should be a number, not yes or no")
+        return value
 
 
 class CommandConfig(Config):
@@ -303,6 +314,8 @@ def _explain(
         name = path[-1].upper() if is_argument(known[path]) else flag(path)
         return f"{name} is required"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "model_type":
+        message = "is a group; put its settings below it, or leave it out"
     if problem["type"] == "value_error":
         return f"{where}: {message}" if where else message
     got = f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""

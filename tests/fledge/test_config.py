@@ -14,6 +14,7 @@ from fledge.errors import ConfigError
 class Schedule(Config):
     warmup_steps: int = Field(200, ge=0, description="steps until the peak")
     floor: float = Field(0.1, ge=0, le=1, description="last share")
+    peak: float | None = Field(None, description="highest")
 
 
 class Command(CommandConfig):
@@ -98,6 +99,28 @@ def test_a_group_without_settings_names_the_line(tmp_path: Path) -> None:
     file.write_text("# empty\nschedule:\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:2: 'schedule' is a group; put its settings below it"):
         config.load(Command, file, {("schedule", "warmup_steps"): 1})
+
+
+def test_an_empty_group_names_the_line(tmp_path: Path) -> None:
+    message = r"my\.yaml:2: 'schedule' is a group; put its settings below it, or leave it out \(got None\)"
+    with pytest.raises(ConfigError, match=message):
+        config.load(Command, write(tmp_path, "data: a\nschedule:\n"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("warmup_steps: on", "'schedule.warmup_steps' input should be a number, not yes or no (got True)"),
+        ("floor: no", "'schedule.floor' input should be a number, not yes or no (got False)"),
+        ("peak: yes", "'schedule.peak' input should be a number, not yes or no (got True)"),
+        ("peak: .inf", "'schedule.peak' input should be a finite number (got inf)"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(tmp_path: Path, setting: str, message: str) -> None:
+    file = write(tmp_path, f"data: a\nschedule:\n  {setting}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(Command, file)
+    assert str(caught.value) == f"{file}:3: {message}"
 
 
 @pytest.mark.parametrize("value", ["!!python/name:os.system", "!!int x", "2020-99-99"])
