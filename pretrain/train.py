@@ -241,5 +241,6 @@ def _write_samples(model: LanguageModel, session: Session, data: TrainingData, f
     limits = generation.Sampling(max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature)
     sampling = generation.fitted(model, tokenizer, limits)
     ids = generation.prompt_ids(model, tokenizer, wanted.prompts, sampling)
-    for prompt, written in zip(wanted.prompts, generation.generate(model, ids, sampling), strict=True):
+    found = generation.generate(model, ids, sampling, tokenizer.token_bytes())
+    for prompt, written in zip(wanted.prompts, found, strict=True):
         folder.log_sample({"step": step, "prompt": prompt} | generation.sample_of(tokenizer, written))
