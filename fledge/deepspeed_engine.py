@@ -23,6 +23,9 @@ from fledge.errors import RunError, RunFailed
 from fledge.models import architecture
 from fledge.models.architecture import LanguageModel
 
+if not torch.cuda.is_available():  # PEFT and accelerate import DeepSpeed, which else tells stdout that it guesses
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
 # Numbers in one message between processes: 25 MB in float32, as torch's DDP has it. DeepSpeed's own 5e8 takes 2 GB
 # whatever the model's size, and its copies no longer fit into any cache (LOG.md).
 BUCKET = 6_250_000

@@ -1,5 +1,8 @@
 """The DeepSpeed engine in one process against the plain one."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,13 @@ deepspeed = pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 OPTIM = {"weight_decay": 0.1, "clip_norm": 1.0}
+
+
+def test_deepspeed_says_nothing_on_stdout_whoever_imports_it() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    command = [sys.executable, "-c", "import rlhf.session, deepspeed"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
 
 
 def make_model() -> LanguageModel:
