@@ -18,6 +18,8 @@ from fledge.data.sources import Source
 from fledge.data.text import digest
 from fledge.errors import DataError
 
+TOLD = 4  # messages of the first row, so that one sees how it is read
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -153,8 +155,9 @@ def of_source(source: Source, format_name: str = "auto") -> Iterator[Conversatio
             yield Reject(source.name, row.position, str(error))
             continue
         if not is_told:
-            first = " | ".join(f"{m['role']}: {_short(m['content'])}" for m in messages)
-            console.note(f"{row.where}: read as {module.__name__.split('.')[-1]}: {first}")
+            first = [f"{m['role']}: {_short(m['content'])}" for m in messages[:TOLD]]
+            first += [f"... {len(messages) - TOLD} more"] if len(messages) > TOLD else []
+            console.note(f"{row.where}: read as {module.__name__.split('.')[-1]}: {' | '.join(first)}")
             is_told = True
         yield Conversation(row.where, messages)
 

@@ -32,6 +32,8 @@ FORMATS = {
     ".xhtml": "html",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF16_KIND = "UTF-16; convert it to UTF-8, for example with iconv"
 SNIFFED_BYTES = 8192  # of a file, to tell binary from text
 _BUFFER_BYTES = 1 << 20
 
@@ -98,8 +100,10 @@ def _named_file(path: Path) -> Source:
         raise DataError(f"{path}: empty file; leave it out or fill it")
     if source.format == "text" and source.compression is None:
         with path.open("rb") as file:
-            if b"\0" in file.read(SNIFFED_BYTES):
-                raise DataError(f"{path}: binary file, not text; known formats are {', '.join(FORMATS)}")
+            start = file.read(SNIFFED_BYTES)
+        if b"\0" in start:
+            kind = f"binary file, not text; known formats are {', '.join(FORMATS)}"
+            raise DataError(f"{path}: {UTF16_KIND if start.startswith(UTF16) else kind}")
     return source
 
 

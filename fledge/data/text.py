@@ -210,6 +210,8 @@ def _check_text(source: Source, stream: io.BufferedReader) -> Document | Reject 
     size, start = 0, ""
     for block in src.blocks(source, stream, PART_BYTES):
         if size == 0 and b"\0" in block[: src.SNIFFED_BYTES]:
+            if block.startswith(src.UTF16):
+                return Reject(source.name, 1, "not UTF-8", src.UTF16_KIND)
             return Reject(source.name, 1, "binary, not text", "leave it out")
         try:
             text = decoder.decode(block)

@@ -87,6 +87,13 @@ def test_few_bad_rows_are_passed_over_aloud(tmp_path: Path, capsys: pytest.Captu
     assert f'{file}:10: expected {{"prompt": "...", "completion": "..."}}' in told
 
 
+def test_of_a_long_first_row_the_beginning_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, "a.jsonl", [{"messages": [QUESTION, ANSWER] * 3000}])
+    assert len(list(conversations.of_source(conversations.src.expand([file])[0]))) == 1
+    told = "user: Who? | assistant: Me. | user: Who? | assistant: Me. | ... 5996 more\n"
+    assert capsys.readouterr().err == f"{file}:1: read as messages: {told}"
+
+
 def test_rows_of_no_format_and_of_two_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.jsonl:1: no known format \(fields: text\)"):
         conversations.read([write(tmp_path, "a.jsonl", [{"text": "x"}])], 0.1)

@@ -73,6 +73,7 @@ def test_lineage_gets_a_hash_of_each_file(folder: Path) -> None:
         ("bb.txt", r"bb\.txt: no such file or folder; did you mean .*b\.txt\?"),
         ("*.parquet", r"\*\.parquet: no file matches"),
         ("empty.txt", r"empty\.txt: empty file"),
+        ("utf16.txt", r"utf16\.txt: UTF-16; convert it to UTF-8, for example with iconv"),
         ("weights.bin", r"weights\.bin: binary file, not text"),
         ("nothing", r"nothing: folder without data"),
         ("runs/tok", r"runs/tok: no such file"),
@@ -80,6 +81,7 @@ def test_lineage_gets_a_hash_of_each_file(folder: Path) -> None:
 )
 def test_unusable_inputs_are_named(folder: Path, name: str, message: str) -> None:
     (folder / "empty.txt").touch()
+    (folder / "utf16.txt").write_text("text", encoding="utf-16")
     (folder / "nothing").mkdir()
     with pytest.raises(DataError, match=message) as caught:
         expand([folder / name])

@@ -143,6 +143,7 @@ def test_bad_rows_are_told_with_line_and_reason(tmp_path: Path, line: bytes, rea
     ("content", "message"),
     [
         (b"caf\xe9 au lait", r"a\.txt:1: not UTF-8 \(byte 0xe9 at offset 3"),
+        ("text".encode("utf-16"), r"a\.txt:1: not UTF-8 \(UTF-16; convert it"),
         (b"text\0more" + b"x" * 9000, r"binary, not text"),
     ],
 )
