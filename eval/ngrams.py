@@ -41,7 +41,7 @@ class Stretches:
         self._tail = stream[max(0, len(stream) - self._n + 1) :]
         hashes = hashes_of(stream, self._n)
         hashes = hashes[self._filter[hashes >> np.uint64(64 - _FILTER_BITS)]]
-        if len(hashes) and len(self._sought):
+        if len(hashes):
             nearest = np.searchsorted(self._sought, hashes).clip(max=len(self._sought) - 1)
             self._is_found[nearest[self._sought[nearest] == hashes]] = True
 

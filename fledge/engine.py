@@ -48,7 +48,7 @@ class TorchEngine:
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self._clip_norm, self._device, self._dtype = clip_norm, device, dtype
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = list(model.parameters())
         self._is_compiled = False
         if device == "cpu":
             keep_freed_memory()

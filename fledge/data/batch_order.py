@@ -42,7 +42,7 @@ class BatchOrder:
                 yield step[start : start + self._microbatch].tolist()
 
     def _steps(self) -> Iterator[np.ndarray]:
-        # No more than a pass, so that no example meets itself in a batch.
+        # No more than a pass, so that within one no example meets itself in a batch.
         window = max(1, min(BUCKET_STEPS, self._num_examples // self._per_step)) if self._lengths is not None else 1
         waiting, epoch, done = np.empty(0, dtype=np.int64), 0, 0
         while done < self._num_steps:

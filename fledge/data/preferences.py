@@ -81,10 +81,14 @@ def read(inputs: Sequence[str], held_out_share: float, max_bad_share: float = 0.
 
 
 def split(pairs: Sequence[Pair], share: float, start: float = 0.0) -> tuple[list[Pair], list[Pair]]:
-    """The pairs that stay, in order, and those of a share of all hashes from `start` on, of at least one prompt."""
-    first, limit = start * 2**64, hash_limit((pair.hash for pair in pairs), share, start)
-    held_out = sorted((p for p in pairs if first <= p.hash < limit), key=lambda pair: pair.hash)
-    return [pair for pair in pairs if not first <= pair.hash < limit], held_out
+    """The pairs that stay, in order, and those of a share of all hashes, of at least one prompt.
+
+    Args:
+        start: the share begins here; there are no pairs of smaller hashes any more.
+    """
+    limit = hash_limit((pair.hash for pair in pairs), share, start)
+    held_out = sorted((pair for pair in pairs if pair.hash < limit), key=lambda pair: pair.hash)
+    return [pair for pair in pairs if pair.hash >= limit], held_out
 
 
 def of_row(row: Row) -> Pair:

@@ -115,7 +115,6 @@ class Classifier:
             setattr(self.model.config, THRESHOLD, self.threshold)
         self.model.save_pretrained(folder)
         inner = Tokenizer.from_str(self.encoder.inner.to_str())
-        inner.no_truncation()
         roles = self.tokenizer.roles | {"pad_token": str(inner.id_to_token(self.pad_id))}
         TextTokenizer(inner, roles, self.tokenizer.chat_template).save(folder)
 

@@ -151,7 +151,7 @@ class _StopWatch:
     def __init__(self, sampling: Sampling, token_bytes: Sequence[bytes] | None) -> None:
         self._stop_ids = frozenset(sampling.stop_ids)
         self._stop_strings = [(string.encode(), string) for string in sampling.stop_strings]
-        self._tail_length = max((len(string) for string, _ in self._stop_strings), default=1) - 1
+        self._tail_length = max((len(string) for string, _ in self._stop_strings), default=1)
         self._token_bytes = token_bytes
         self._tail = b""
 
@@ -165,7 +165,7 @@ class _StopWatch:
             found = [(place, string) for place, string in found if place >= 0]
             if found:
                 return min(found)[1]
-            self._tail = self._tail[-self._tail_length :] if self._tail_length else b""
+            self._tail = self._tail[-self._tail_length :]
         return None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,22 @@ def test_nothing_is_known_of_the_noise_of_sets_of_one_item() -> None:
     assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
 
 
+def test_right_and_wrong_over_several_sets_is_no_mcnemars_test() -> None:
+    sets = ["a"] * 3 + ["b"] * 3
+    found = pairing.difference([result([0.0] * 6, sets=sets)], [result([1.0, 0, 0, 1.0, 0, 0], sets=sets)], "m")
+    assert found is not None
+    assert found.p != pytest.approx(stats.binomtest(0, 2).pvalue)
+
+
+def test_items_that_lack_a_metric_are_left_out() -> None:
+    found = pairing.difference([result([0.0, 1.0, 0.5])], [result([0.5, 1.5, 1.5])], "m")
+    sides = [result([*values, 9.0]) for values in ([0.0, 1.0, 0.5], [0.5, 1.5, 1.5])]
+    for side, value in zip(sides, (0.5, 3.5 / 3), strict=True):
+        side["items"]["values"]["m"][3] = None
+        side["metrics"]["m"]["value"] = value
+    assert pairing.difference([sides[0]], [sides[1]], "m") == found
+
+
 def test_the_spread_of_seeds_is_part_of_the_error() -> None:
     # No noise of items; seeds at 0.1 and 0.3: standard deviation 0.1414, of the mean 0.1, one degree of freedom.
     seeds = [result([0.1] * 9), result([0.3] * 9)]
@@ -188,6 +205,37 @@ def test_what_is_there_is_not_overwritten(
         invoke(*runs, "--task", TASK, "--limit", "2", "--out", str(tmp_path / "new.md"))
 
 
+def test_the_noise_of_items_is_half_of_their_interval() -> None:
+    assert compare._line("t", "m", "x", [result([0.0, 1.0])], None).item_noise == 0.5
+
+
+@pytest.mark.parametrize("limits", [[["--limit=1"], ["--limit=2"], []], [[], ["--limit=2"]]])
+def test_of_several_limits_the_widest_is_compared_again(
+    runs: list[str], tmp_path: Path, limits: list[list[str]]
+) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text('{"sentence_good": "a b", "sentence_bad": "b a"}\n' * 3)
+    (tmp_path / "mine.yaml").write_text(f"kind: minimal_pairs\ndata: [{rows}]\n")
+    for limit in limits:
+        invoke(*runs, "--task", str(tmp_path / "mine.yaml"), *limit)
+    assert {line["n"] for line in invoke(*runs)["lines"]} == {3}
+
+
+def test_only_measurements_of_these_weights_in_this_number_format_count(runs: list[str], tmp_path: Path) -> None:
+    invoke(*runs, "--task", TASK, "--limit", "2")
+    settings = CompareConfig(models=runs, device="cpu")
+
+    def known(dtype: str) -> int:
+        subjects = [compare.Subject.open(name, "cpu", dtype, 0) for name in runs]
+        return len(compare._measured_before(settings.model_copy(update={"dtype": dtype}), subjects))
+
+    assert (known("float32"), known("bfloat16")) == (1, 0)
+    for name in runs:
+        config = Path(name) / "model" / "config.json"
+        config.write_text(config.read_text() + "\n")
+    assert known("float32") == 0
+
+
 def test_windows_of_different_texts_are_not_paired() -> None:
     def of(text: str, kind: str = "own_text") -> dict[str, Any]:
         return result([1.0, 2.0, 4.0]) | {"model": {"text": text}, "config": {"kind": kind}}
@@ -213,7 +261,10 @@ def test_seeds_are_one_model_with_a_noise_of_its_own(
     found = invoke(str(one), str(several), "--task", TASK, "--limit", "8")
     lines = {line["model"]: line for line in found["lines"] if line["metric"] == "accuracy"}
     assert lines[str(one)]["seed_noise"] is None
-    assert lines[str(several)]["seed_noise"] >= 0
+    seeds = invoke(*(str(several / f"seed-{seed}") for seed in (0, 1)), "--task", TASK, "--limit", "8")
+    values = [line["value"] for line in seeds["lines"] if line["metric"] == "accuracy"]
+    assert lines[str(several)]["seed_noise"] == pytest.approx(statistics.stdev(values))
+    assert lines[str(several)]["value"] == pytest.approx(statistics.fmean(values))
 
 
 def test_verdicts_know_which_way_is_better() -> None:

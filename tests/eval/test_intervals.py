@@ -97,6 +97,24 @@ def test_a_paired_difference_of_numbers_is_the_paired_t_test() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
+def test_a_paired_difference_that_is_always_the_same_is_certain() -> None:
+    found = intervals.paired_difference([0.0, 0.25, 1.0], [0.5, 0.75, 1.5])
+    assert (found.value, found.low, found.high, found.p) == (0.5, 0.5, 0.5, 0.0)
+
+
+def test_in_clusters_right_and_wrong_is_no_independent_coin() -> None:
+    # Every answer stands four times: McNemar would take each copy for a new one.
+    first, second, cluster = [1.0, 0, 0, 0] * 4, [1.0, 1, 1, 0] * 4, [*range(4)] * 4
+    found = intervals.paired_difference(first, second, cluster)
+    assert found.p == pytest.approx(stats.ttest_rel(second[:4], first[:4]).pvalue)
+
+
+def test_clusters_that_even_out_are_no_more_than_their_items() -> None:
+    right, cluster = [1.0, 0.0] * 9 + [1.0, 1.0], np.repeat(range(10), 2).tolist()
+    found, alone = intervals.clustered_proportion(right, cluster), intervals.proportion(11, 20)
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+
+
 def test_holm_by_hand() -> None:
     # In order 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1, never falling: 0.04, 0.06, 0.06, 0.5.
     assert intervals.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])

@@ -104,13 +104,34 @@ def test_shards_are_read_as_text(task: Path, tmp_path: Path, tokenizer: TextToke
     folder.mkdir()
     tokenizer.save(folder)
     # A sentence cut by the end of a document is not there; a whole one is.
-    texts = ["The keeper of the old mill sold", "seven white geese to the new baker", GOOD[2]]
+    texts = ["The keeper of the old mill sold ", "seven white geese to the new baker", GOOD[2]]
     with shards.writers_in(folder, tokenizer) as writers:
         for text in texts:
             writers["train"].append(np.array(tokenizer.encode(text)), len(text.encode()))
         shards.write_index(folder, tokenizer, writers, {"sources": []})
     found = invoke("--data", str(folder), "--task", str(task))["results"]["mine"]
     assert list(found["dirty_items"]) == [f"{tmp_path}/pairs.jsonl:3"]
+
+
+def test_shards_are_read_across_the_pieces_they_come_in(
+    task: Path, tmp_path: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlap, "_READ", 3)  # ids: pieces end within words
+    test_shards_are_read_as_text(task, tmp_path, tokenizer)
+
+
+def test_a_sentence_over_the_end_of_a_row_is_not_there(task: Path, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    middle = GOOD[1].index("boats")
+    file.write_text("".join(json.dumps({"text": half}) + "\n" for half in (GOOD[1][:middle], GOOD[1][middle:])))
+    assert invoke("--data", str(file), "--task", str(task))["results"]["mine"]["dirty"] == 0
+
+
+def test_the_dirty_share_is_of_those_that_can_be_judged(task: Path, tmp_path: Path) -> None:
+    with (tmp_path / "pairs.jsonl").open("a") as rows:
+        rows.write('{"sentence_good": "a b", "sentence_bad": "b a"}\n')
+    found = invoke("--data", write_text(tmp_path), "--task", str(task))["results"]["mine"]
+    assert (found["too_short"], found["dirty_share"]) == (1, pytest.approx(1 / 3))
 
 
 def test_scores_are_told_for_clean_and_dirty_items_apart(task: Path, tmp_path: Path, model_folder: Path) -> None:

@@ -15,7 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from eval import intervals
 from eval.harness import ItemScore
 from eval.items import Ratio
-from eval.perplexity import Document, documents, perplexity, windows
+from eval.perplexity import Document, documents, perplexity, spread, windows
 from eval.subject import Subject
 from fledge.__main__ import run
 from fledge.tokens import TextTokenizer
@@ -69,6 +69,12 @@ def test_every_token_is_scored_once_and_sees_what_the_stride_leaves(context: int
         assert len(tokens.ids) - 1 == context
         assert tokens.start >= context - (stride or context) + 1
     assert all(list(tokens.ids) == list(range(tokens.ids[0], tokens.ids[-1] + 1)) for tokens in found)
+
+
+def test_a_limited_number_is_spread_evenly() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, None) == spread(3, 9) == [0, 1, 2]
+    assert spread(0, 4) == []
 
 
 def test_a_text_file_is_one_document(subject: Subject, tmp_path: Path) -> None:

@@ -36,3 +36,10 @@ def test_the_threshold_is_as_good_as_any_other(best: str, positive: int) -> None
 
     found = calibration.threshold(probabilities, truth, best, positive)  # type: ignore[arg-type]
     assert score(found) == max(score(t) for t in np.linspace(0, 1, 101))
+
+
+def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_taken() -> None:
+    probabilities, truth = np.array([0.05, 0.45, 0.75, 0.95]), np.array([0, 1, 0, 1])
+    # Of four answers three are right with thresholds in (0.05, 0.45) and in (0.75, 0.95).
+    assert calibration.threshold(probabilities, truth, "accuracy") == pytest.approx(0.25)
+    assert calibration.threshold(1 - probabilities, 1 - truth, "accuracy") == pytest.approx(0.75)

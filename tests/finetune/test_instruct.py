@@ -235,7 +235,6 @@ def test_a_template_without_generation_blocks_is_replaced_aloud(
 def test_a_run_leaves_a_model_that_transformers_loads(trained: Path) -> None:
     result = result_of(trained)
     assert result["validation_loss"] < result["validation_loss_before"] - 0.3
-    assert 0 <= result["stopped_share"] <= 1
     model = transformers.AutoModelForCausalLM.from_pretrained(trained / "model")
     theirs = transformers.AutoTokenizer.from_pretrained(trained / "model")
     assert "{%- generation -%}" in theirs.chat_template

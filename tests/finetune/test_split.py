@@ -77,6 +77,13 @@ def test_order_does_not_move_a_text_to_another_part() -> None:
     assert first == second
 
 
+def test_order_does_not_move_copies_to_another_part() -> None:
+    rows = [Example("x", f"{prize} {word * 9}", None, word) for word in "abcdefghij" for prize in PRIZES[:1] + OTHERS]
+    rows += [Example("x", row.text + "!s", None, row.label) for row in rows]
+    first, second = ({of[index].text for index in split(of, SplitConfig(), 0.1).test} for of in (rows, rows[::-1]))
+    assert first == second
+
+
 def test_copies_stand_on_one_side() -> None:
     rows = examples(100)
     copies = [Example("x", row.text.replace("pence", "PENCE!"), None, row.label) for row in rows]

@@ -20,6 +20,8 @@ def steps(folder: Path) -> list[int]:
 def test_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     make(tmp_path, 100, 200, 1000)
     assert checkpoints.newest_whole(tmp_path) == tmp_path / "step-001000"
+    make(tmp_path, 999_999, 1_000_000)
+    assert checkpoints.newest_whole(tmp_path) == tmp_path / "step-1000000"
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "manifest"])

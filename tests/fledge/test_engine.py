@@ -70,6 +70,24 @@ def test_a_non_finite_step_changes_nothing() -> None:
     assert torch.equal(model.table.nan_to_num(), before.nan_to_num())
 
 
+class Edge(nn.Module):
+    """A finite loss whose gradient is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.zeros(1))
+
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        return self.x.sqrt().sum()
+
+
+def test_a_non_finite_gradient_changes_nothing() -> None:
+    model = Edge()
+    result = engine(model).step([batch(2)])
+    assert (result.loss, result.is_finite) == (0, False)
+    assert model.x.item() == 0
+
+
 def test_learning_rates_are_shares_of_their_peaks() -> None:
     subject = engine(Bigram())
     assert subject.set_learning_rate(0.1) == pytest.approx(0.05)

@@ -171,6 +171,13 @@ def test_only_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_after_a_run_stops_mean_what_they_meant(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in rundir.STOPS]
+    with rundir.create(Command(), tmp_path / "r") as folder, folder.stopping_politely():
+        assert before != [signal.getsignal(number) for number in rundir.STOPS]
+    assert before == [signal.getsignal(number) for number in rundir.STOPS]
+
+
 def test_reopening_what_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run folder"):
         rundir.reopen(tmp_path)

@@ -161,6 +161,28 @@ def test_byte_fallback_tokens_have_their_bytes() -> None:
     assert tokenizer.end_of_text_id == 1
 
 
+def test_an_added_token_that_is_not_special_has_its_own_bytes() -> None:
+    tokenizer = make()
+    tokenizer.inner.add_tokens(["<my thought\u00e9>"])
+    tokenizer = TextTokenizer(tokenizer.inner)
+    ids = tokenizer.encode("a <my thought\u00e9> b")
+    assert tokenizer.decode_bytes(ids) == "a <my thought\u00e9> b".encode()
+
+
+def test_a_tokenizer_that_cuts_and_pads_does_so_no_more(tmp_path: Path) -> None:
+    inner = Tokenizer.from_str(TOKENIZER.inner.to_str())
+    inner.enable_truncation(4)
+    inner.enable_padding(length=4)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    loaded = TextTokenizer.from_folder(tmp_path)
+    assert [loaded.encode(text) for text in ("a", TEXT)] == [TOKENIZER.encode(text) for text in ("a", TEXT)]
+
+
+def test_the_end_of_a_document_is_not_that_of_a_chat_models_turn() -> None:
+    roles = {"eos_token": "<|im_end|>"}
+    assert TextTokenizer(TOKENIZER.inner, roles).end_of_text_id == TOKENIZER.special_ids["<|endoftext|>"]
+
+
 def test_wordpiece_has_no_token_bytes() -> None:
     inner = Tokenizer(models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     inner.decoder = decoders.WordPiece()

@@ -58,7 +58,7 @@ def test_the_whole_stays_readable() -> None:
         return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
 
     # The aim is 13,000 with everything there (LOG.md, "Size"); until then nothing may be added unnoticed.
-    assert lines(SOURCES) <= 25800
+    assert lines(SOURCES) <= 26200
     assert lines([file for file in SOURCES if relative(file).startswith("fledge/village/")]) <= 1220
 
 
@@ -95,7 +95,7 @@ def test_every_command_has_file_config_yaml_and_test() -> None:
         for name in group.list_commands(None):
             assert command_of(stage, name).help
             assert (ROOT / stage / f"{name}.py").is_file()
-            tests = [*(ROOT / "tests" / stage).glob(f"test_{name}*.py")]
+            tests = [*(ROOT / "tests" / stage).rglob(f"test_{name}*.py")]
             assert tests or name == "sample", f"no test of {stage} {name}"
 
 

@@ -40,6 +40,23 @@ def test_every_window_is_read_once_an_epoch() -> None:
     assert len({start % 10 for start in starts}) == 1  # one offset for the whole epoch
 
 
+def test_an_epoch_has_its_own_order_and_offset() -> None:
+    # 99 windows an epoch, in 33 batches.
+    batches = Batches(Ramp(1000), context=10, sequences=3, seed=7)
+    first, second = (
+        np.concatenate([batches.batch(i)[0][:, 0].numpy() for i in range(start, start + 33)]) for start in (0, 33)
+    )
+    assert first[0] % 10 != second[0] % 10
+    assert (first // 10).tolist() != (second // 10).tolist()
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_the_parts_of_a_batch_are_the_batch(num_parts: int) -> None:
+    batches = Batches(Ramp(5000), 16, 6, seed=0)
+    parts = [batches.batch(4, part, num_parts)[0] for part in range(num_parts)]
+    assert torch.equal(torch.cat(parts), batches.batch(4)[0])
+
+
 def test_targets_are_the_next_tokens() -> None:
     ids, targets = Batches(Ramp(100), context=8, sequences=4, seed=0).batch(2)
     assert ids.shape == targets.shape == (4, 8)

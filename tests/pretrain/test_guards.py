@@ -93,6 +93,11 @@ def test_out_of_memory_names_the_batch_to_use(microbatch: int, sequences: int, a
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
 
 
+def test_no_microbatch_of_more_than_half_is_advised() -> None:
+    with pytest.raises(RunError, match=r"use --batch\.microbatch 2$"), memory_errors(5, 12):
+        raise MemoryError
+
+
 def test_other_errors_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shape"), memory_errors(1, 1):
         raise RuntimeError("shape mismatch")

@@ -94,6 +94,13 @@ def test_muon_equals_torch_on_each_matrix_and_adamw_on_the_rest() -> None:
         assert float((a - b).detach().norm()) < 0.1 * moved, name
 
 
+def test_the_optimizer_is_set_as_was_asked() -> None:
+    config = OptimConfig(beta1=0.7, beta2=0.8, momentum=0.6)
+    muon, *adamw = optimizer.build(Net(), config).param_groups
+    assert muon["momentum"] == 0.6
+    assert [group["betas"] for group in adamw] == [(0.7, 0.8)] * 2
+
+
 def test_orthogonalise_equals_its_polynomial_on_the_singular_values() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 4, 9, dtype=torch.float64)

@@ -208,6 +208,9 @@ def test_the_speed_is_that_of_the_published_run_that_the_default_names(capsys: p
     tokens = 5000 * 512 * 1024
     assert chosen["gpu_hours"] == pytest.approx(tokens / chosen["tokens_per_s"] / 3600)
     assert chosen["cost"] == pytest.approx(2 * chosen["gpu_hours"])
+    eight = planned(capsys, *options, "--gpus=8")["chosen"]
+    assert eight["gpu_hours"] == pytest.approx(chosen["gpu_hours"])
+    assert eight["days"] == pytest.approx(chosen["days"] / 8)
 
 
 def test_a_deeper_model_takes_the_time_that_a_flatter_one_s_mfu_gives() -> None:

@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from fledge import checkpoints, rundir
+from fledge import checkpoints, config, rundir
 from fledge.__main__ import run
 from fledge.metrics_log import read_metrics
-from pretrain.session import Counters
+from pretrain.config import TrainConfig
+from pretrain.session import Counters, Session, model_of_checkpoint
 from pretrain.train import _roll_back
+from pretrain.training_data import TrainingData
 
 TINY = """
 model: {context: 32, layers: 1, width: 16, heads: 2}
@@ -211,6 +214,32 @@ def test_seeds_never_overwrite_a_file(two_seeds: list[str], tmp_path: Path) -> N
     (tmp_path / "seeds").write_text("mine")
     assert run(two_seeds) == 1
     assert (tmp_path / "seeds").read_text() == "mine"
+
+
+def test_dropout_goes_on_where_it_was(story_shards: Path, tiny: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train = ["pretrain", "train", "--data", str(story_shards), "--out", str(whole), "--config", str(tiny)]
+    assert run([*train, "--model.architecture=gpt2", "--model.dropout=0.3", "--run.keep-checkpoints=9"]) == 0
+    shutil.copytree(whole, cut)
+    for gone in ("checkpoints/step-000004", "checkpoints/step-000006", "model"):
+        shutil.rmtree(cut / gone)
+    (cut / "result.json").unlink()
+    assert run([*RESUME, str(cut)]) == 0
+    first, second = ((path / "model" / "model.safetensors").read_bytes() for path in (whole, cut))
+    assert first == second
+
+
+def test_a_session_that_is_rolled_back_leaves_out_the_batches_read_since(out: Path) -> None:
+    settings, checkpoint = config.load(TrainConfig, out / "config.yaml"), out / "checkpoints" / "step-000004"
+    session = Session(settings, model_of_checkpoint(checkpoint), TrainingData.open(settings.data).train)
+    session.restore(checkpoint)
+    weights = [weight.clone() for weight in session.model.parameters()]
+    session.train_step()
+    session.counters.elapsed_s = spent = session.counters.elapsed_s + 9
+    session.roll_back(checkpoint)
+    assert (session.counters.step, session.counters.batch_index, session.counters.elapsed_s) == (4, 5, spent)
+    assert session.rolled_back_to == 4
+    assert all(map(torch.equal, session.model.parameters(), weights))
 
 
 class FakeSession:

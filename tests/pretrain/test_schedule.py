@@ -20,12 +20,13 @@ def test_wsd_worked_by_hand() -> None:
     assert shares(config, 10) == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_cosine_equals_torch_after_warmup() -> None:
-    config = ScheduleConfig(kind="cosine", warmup=0.0, floor=0.1)
+@pytest.mark.parametrize("num_warmup", [0, 10])
+def test_cosine_equals_torch_after_warmup(num_warmup: int) -> None:
+    config = ScheduleConfig(kind="cosine", warmup=num_warmup / 50, floor=0.1)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50, eta_min=0.1)
-    expected = []
-    for _ in range(50):
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50 - num_warmup, eta_min=0.1)
+    expected = [(step + 1) / 10 for step in range(num_warmup)]
+    for _ in range(num_warmup, 50):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         oracle.step()

@@ -1,5 +1,6 @@
 """Runs side by side: what is sampled and measured, where policies stand under the frontier, and what is refused."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from math import log
@@ -214,6 +215,7 @@ def test_intervals_of_gains_are_those_of_a_paired_test(rewards: ndarray) -> None
     against, reference = stand(rewards)
     gained = np.random.default_rng(1).normal(0.3, 0.5, 40)
     found = against.line(Point("x", "ppo", np.ones(40), reference.reward + gained, None, {}))["gain"]
+    assert found["value"] == pytest.approx(gained.mean())
     oracle = stats.ttest_1samp(gained, 0).confidence_interval(0.95)
     assert (found["low"], found["high"]) == pytest.approx((oracle.low, oracle.high), abs=0.03)
 
@@ -239,6 +241,36 @@ def test_what_is_certainly_wrong_is_flagged(rewards: ndarray) -> None:
         "wasteful has less reward than best of 4, which is no farther from the reference",
         "hacked has more reward than the reference and less gold reward: over-optimised",
     ]
+
+
+def test_perplexity_is_over_all_tokens_and_variety_over_the_first_answers() -> None:
+    own = dataclasses.replace(
+        answers(np.zeros((1, 3))),
+        text=np.array([["a b c", "a b c", "x y z"]], dtype=object),
+        tokens=np.array([[1, 2, 7]]),
+        reference_nats=np.array([[-1.0, -5.0, -4.0]]),
+    )
+    assert own.told(2)["distinct_2"] == 0.5
+    assert own.told(2)["perplexity"] == pytest.approx(np.exp(10 / 10))
+
+
+def test_what_best_of_n_says_is_that_of_the_best_of_each_n() -> None:
+    own = dataclasses.replace(answers(np.array([[0.0, 1, 3, 2]])), tokens=np.array([[1, 10, 100, 1000]]))
+    assert standing.best_of(2, own, 1).told["answer_tokens"] == (10 + 100) / 2
+
+
+def test_what_may_be_chance_is_not_flagged(rewards: ndarray) -> None:
+    gold = np.random.default_rng(2).normal(size=rewards.shape)
+    against, reference = stand(rewards, gold)
+    best_of_4 = standing.best_of(4, answers(rewards, gold), 1)
+    assert reference.gold is not None
+    noise = np.random.default_rng(3).normal(size=40)
+    noise -= noise.mean()
+    # Means below by a third of a standard error: 1 / sqrt(40) / 3.
+    unlucky = Point(
+        "unlucky", "ppo", np.full(40, 2.0), best_of_4.reward + noise - 0.05, reference.gold + noise - 0.05, {}
+    )
+    assert against.flags([reference, best_of_4, unlucky]) == []
 
 
 # --- the command ---

@@ -36,6 +36,12 @@ def test_before_the_first_update_the_gradient_is_that_of_the_policy_gradient() -
     torch.testing.assert_close(logprobs.grad, -advantages)
     assert float(found.ratio_error) == 0
     assert float(found.kl_old) == 0
+    assert int(found.clipped) == 0
+
+
+def test_a_ratio_below_1_is_an_error_as_much_as_one_above() -> None:
+    found = policy_loss(torch.tensor([0.25, 1.5]).log(), torch.zeros(2), torch.zeros(2))
+    assert float(found.ratio_error) == pytest.approx(0.75)
 
 
 def test_value_loss_equals_a_slow_loop() -> None:
@@ -77,6 +83,8 @@ def test_the_weight_is_led_to_the_target() -> None:
     assert control.weight == pytest.approx(0.102)
     control.update(5.4, 100)  # 0.1 below: 0.102 * (1 - 0.1 * 0.1)
     assert control.weight == pytest.approx(0.10098)
+    control.update(0, 100)  # clipped to -0.2: 0.10098 * (1 - 0.2 * 0.1)
+    assert control.weight == pytest.approx(0.0989604)
 
 
 def test_without_a_target_the_weight_stays() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from fledge.errors import ModelError
 from fledge.models import generation
@@ -84,6 +84,18 @@ def test_takes_any_causal_model_of_transformers() -> None:
     whole_TV = model(torch.tensor([[8, 22, 23, 24, 25]])).logits[0].log_softmax(-1)
     expected = torch.stack([whole_TV[place, token] for place, token in enumerate([22, 23, 24, 25])])
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_takes_a_model_that_caps_its_logits() -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "final_logit_softcapping": 0.5}
+    model = Gemma2ForCausalLM(Gemma2Config(**shape, **heads))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(50)
+        expected = model.eval()(torch.tensor([[5, 6, 7]])).logits[0, 1:].log_softmax(-1)
+    found = Policy(model).scored(Answers([[5, 6]], [[7, 8]]))[0]
+    torch.testing.assert_close(found, expected[[0, 1], [7, 8]], atol=1e-5, rtol=1e-5)
 
 
 def test_refuses_a_model_whose_logits_are_no_plain_product() -> None:

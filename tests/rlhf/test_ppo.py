@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from fledge.__main__ import run
+from fledge.checkpoints import read_state
 from fledge.metrics_log import read_metrics
 from fledge.models.folder import load_model, read_tensors
 from fledge.tokens import TextTokenizer
@@ -108,7 +109,7 @@ def test_with_adapters_the_reference_is_the_parent(qwen3: Path, likes_e: Path, t
     assert ppo(qwen3, likes_e, tmp_path / "r", *more) == 0
     lines = read_metrics(tmp_path / "r")
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-4)  # adapters change nothing until they are trained
-    assert abs(lines[-1]["kl"]) > 1e-3
+    assert abs(lines[-1]["kl"]) > 1e-4
     before, after = read_tensors(qwen3), read_tensors(tmp_path / "r" / "model")
     assert set(before) == set(after)  # merged
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
@@ -146,11 +147,15 @@ def test_a_single_held_out_prompt_has_no_interval_and_the_result_is_json(
 def test_the_best_step_by_held_out_reward_is_published(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
     """With a learning rate that ruins the model, an early step is the best."""
     more = ["--optim.learning-rate=1", "--optim.clip-norm=0", "--validation.every=1", "--run.max-steps=6"]
-    assert ppo(qwen3, "length:3", tmp_path / "r", *more) in (0, 3)
+    assert ppo(qwen3, "length:3", tmp_path / "r", *more) == 0
     lines = [line for line in read_metrics(tmp_path / "r") if "validation_reward" in line and line["step"]]
     best = max(lines, key=lambda line: (line["validation_reward"], -line["step"]))
     kept = {path.name for path in (tmp_path / "r" / "checkpoints").iterdir()}
     assert f"step-{best['step']:06d}" in kept
+    assert best["step"] < 6
+    trained = read_state(tmp_path / "r" / "checkpoints" / f"step-{best['step']:06d}")["actor"]["model"]
+    published = load_model(tmp_path / "r").state_dict()
+    assert all(torch.equal(published[name], weight) for name, weight in trained.items())
 
 
 def test_the_result_is_of_other_prompts_than_the_checks_that_picked_it(

@@ -1,5 +1,6 @@
 """Episodes: which prompts, which token earns the score, how scores are scaled."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 from fledge.models.folder import load_model
 from fledge.models.generation import Sampling
 from fledge.tokens import TextTokenizer
-from rlhf.config import AdvantageConfig, RewardShapeConfig
-from rlhf.rollout import Episode, RewardScale, Written, lesson_of, prompts_of_step, token_rewards, write
+from rlhf.config import AdvantageConfig, RewardShapeConfig, SamplingConfig
+from rlhf.rollout import Episode, RewardScale, Written, lesson_of, prompts_of_step, sampling_of, token_rewards, write
 
 
 def episode(num_tokens: int, score: float, is_stopped: bool = True, ratio: float = 0.0) -> Episode:
@@ -57,6 +58,26 @@ def test_scores_are_scaled_by_all_that_came_before_and_then_clipped() -> None:
     assert found == pytest.approx([1.5, 4 / divisor], rel=1e-6)
 
 
+def test_scores_are_clipped_on_both_sides() -> None:
+    episodes = [episode(1, score) for score in (-9.0, -1.0, 1.0, 9.0)]
+    assert lesson_scores(episodes, RewardShapeConfig(clip=2.0), RewardScale()) == [-2, -1, 1, 2]
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_kl_is_priced_by_the_estimator_that_was_asked_for(estimator: str) -> None:
+    # Of one token, with a value of 0, the return is its reward: -0.5 of its KL, where log(policy / reference) is 0.3.
+    advantage = AdvantageConfig(whiten=False)
+    told = lesson_of([episode(1, 0.0, ratio=0.3)], RewardScale(), 0.5, RewardShapeConfig(), estimator, advantage)
+    nats = {"k1": 0.3, "k3": math.exp(-0.3) - 1 + 0.3}[estimator]
+    assert float(told.return_BN[0, 0]) == pytest.approx(-0.5 * nats, abs=1e-6)
+
+
+def test_a_late_score_is_discounted() -> None:
+    advantage = AdvantageConfig(discount=0.5, trace=1.0, whiten=False)
+    told = lesson_of([episode(3, 8.0)], RewardScale(), 0.0, RewardShapeConfig(), "k1", advantage)
+    assert told.return_BN[0].tolist() == [2, 4, 8]
+
+
 def test_the_running_deviation_is_that_of_all_scores_together() -> None:
     scale, scores = RewardScale(), torch.randn(60, generator=torch.Generator().manual_seed(0)) * 3 + 5
     for part in scores.split([7, 20, 1, 32]):
@@ -81,6 +102,14 @@ def test_padding_of_a_batch_does_not_move_its_lesson() -> None:
     torch.testing.assert_close(together.advantage_BN[0, :2], alone.advantage_BN[0])
 
 
+def test_only_what_ended_an_answer_is_left_out_of_its_text(qwen3: Path, tokenizer: TextTokenizer) -> None:
+    sampling = Sampling(max_new_tokens=6, stop_ids=tuple(range(100, 200)))
+    written = write(load_model(qwen3), [[5, 6, 7]] * 16, sampling, tokenizer, at_once=16)
+    assert len({answer.has_stopped for answer in written}) == 2
+    for answer in written:
+        assert answer.text == tokenizer.decode(answer.ids[: -1 if answer.has_stopped else None])
+
+
 def test_copies_of_a_prompt_get_answers_of_their_own(qwen3: Path, tokenizer: TextTokenizer) -> None:
     written = write(load_model(qwen3), [[5, 6, 7]] * 8, Sampling(max_new_tokens=6), tokenizer, at_once=4)
     assert len({tuple(answer.ids) for answer in written}) == 8
@@ -91,6 +120,18 @@ def test_prompts_come_pass_after_pass_and_each_once_a_pass() -> None:
     for start in range(0, 49, 7):
         assert sorted(numbers[start : start + 7]) == list(range(7))
     assert numbers[:7] != numbers[7:14]
+
+
+def test_another_seed_asks_in_another_order() -> None:
+    assert prompts_of_step(50, 50, seed=0, step=0) != prompts_of_step(50, 50, seed=1, step=0)
+
+
+def test_answers_are_sampled_as_was_asked_and_on_each_occasion_anew() -> None:
+    settings = SamplingConfig(max_new_tokens=7, temperature=0.6)
+    one, again, other = (sampling_of(settings, (3, 4), 0, "step", step) for step in (1, 1, 2))
+    assert (one.max_new_tokens, one.temperature, one.stop_ids) == (7, 0.6, (3, 4))
+    assert one == again
+    assert one.seed != other.seed
 
 
 def test_a_step_may_ask_more_often_than_there_are_prompts() -> None:

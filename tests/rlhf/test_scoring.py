@@ -123,6 +123,7 @@ def raising(rows: Any, answers: Any) -> list[float]:
     [
         (raising, r"--reward mine: KeyError: 'truth'; for the answer 'bad' to 'Who keeps a goat\?'"),
         (lambda rows, answers: [0.0], "--reward mine: 1 scores for 2 answers; it must give one an answer"),
+        (lambda rows, answers: [0.0] * 3, "--reward mine: 3 scores for 2 answers; it must give one an answer"),
         (lambda rows, answers: None, r"--reward mine: TypeError: 'NoneType' object is not iterable"),
         (
             lambda rows, answers: [0.0, math.nan],
@@ -130,7 +131,7 @@ def raising(rows: Any, answers: Any) -> list[float]:
         ),
         (lambda rows, answers: ["much", 0.0], "--reward mine: 'much', no finite number, for the answer 'good'"),
     ],
-    ids=["raises", "count", "none", "nan", "text"],
+    ids=["raises", "count", "more", "none", "nan", "text"],
 )
 def test_a_function_that_fails_is_named_with_the_row(function: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -16,7 +16,8 @@ def session(schedule: str) -> Session:
             "model": "m",
             "reward": "r",
             "prompts": ["p"],
-            "optim": {"learning_rate": 0.4, "critic_learning_rate": 0.8, "schedule": schedule},
+            "optim": {"learning_rate": 0.4, "critic_learning_rate": 0.8, "schedule": schedule}
+            | {"beta2": 0.7, "weight_decay": 0.3},
             "run": {"device": "cpu", "dtype": "float32", "max_steps": 4},
             "engine": {"kind": "torch"},
         }
@@ -41,3 +42,8 @@ def test_both_learning_rates_fall_evenly_to_0_or_stay(schedule: str, shares: lis
 
 def test_adam_s_epsilon_is_ppo_s() -> None:
     assert [group["eps"] for group in groups(session("linear"))] == [1e-5, 1e-5]
+
+
+def test_both_optimizers_are_set_as_was_asked() -> None:
+    for group in groups(session("linear")):
+        assert (group["betas"], group["weight_decay"]) == ((0.9, 0.7), 0.3)

@@ -178,6 +178,26 @@ def test_templates_may_refuse_or_be_broken_or_missing(small_tokenizer: TextToken
         render(with_template(small_tokenizer, None), CHATS[0])
 
 
+def test_what_follows_an_answer_without_a_marker_is_not_learned(small_tokenizer: TextTokenizer) -> None:
+    template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %} end{% endfor %}"
+    tokenizer = with_template(small_tokenizer, template)
+    assert learned_text(tokenizer, [{"role": "assistant", "content": "yes!"}]) == "yes!"
+
+
+def test_templates_may_be_indented(small_tokenizer: TextTokenizer) -> None:
+    template = "{% for m in messages %}\n    {% if m.role %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}"
+    chat = render(with_template(small_tokenizer, template), [{"role": "user", "content": "a"}])
+    assert small_tokenizer.decode(chat.ids) == "a\n"
+
+
+def test_a_marker_that_begins_like_another_is_itself(small_tokenizer: TextTokenizer) -> None:
+    inner = type(small_tokenizer.inner).from_str(small_tokenizer.inner.to_str())
+    inner.add_special_tokens(["<s>", "<s>x"])
+    tokenizer = TextTokenizer(inner, chat_template="{% for m in messages %}<s>x{{ m.content }}{% endfor %}")
+    chat = render(tokenizer, [{"role": "user", "content": "a"}])
+    assert chat.ids[0] == tokenizer.special_ids["<s>x"]
+
+
 def test_templates_see_the_special_tokens_by_role(small_tokenizer: TextTokenizer) -> None:
     template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     chat = render(with_template(small_tokenizer, template), [{"role": "user", "content": "a"}])

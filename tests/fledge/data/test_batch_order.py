@@ -34,3 +34,13 @@ def test_buckets_hold_examples_of_about_one_length() -> None:
     assert padded < 1.15 * sum(lengths[i] for i in read)
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches]
     assert means != sorted(means)
+
+
+def test_no_example_meets_itself_in_a_batch_however_few_there_are() -> None:
+    batches = list(BatchOrder(12, 4, 4, 30, 0, list(range(12))))
+    assert all(len(set(batch)) == 4 for batch in batches)
+
+
+def test_lengths_do_not_come_in_the_same_turn_again_and_again() -> None:
+    longest = [max(batch) for batch in BatchOrder(16, 4, 4, 40, 0, list(range(16)))]  # four steps a pass
+    assert len({tuple(longest[start : start + 4]) for start in range(0, 40, 4)}) > 1

@@ -145,6 +145,19 @@ def test_weights_are_the_shares_of_the_rows(tmp_path: Path) -> None:
     assert {sum(c is row for c in mixed) for row in parts[0][1]} == {7}
 
 
+def test_which_rows_are_repeated_does_not_hang_on_their_order() -> None:
+    rows = [Conversation("a", [{"role": "user", "content": str(n)}, ANSWER]) for n in range(10)]
+    other = [Conversation("b", [{"role": "user", "content": str(n)}, ANSWER]) for n in range(10, 20)]
+    found = [conversations.mix([(0.6, part), (0.4, other)]) for part in (rows, rows[::-1])]
+    asked = [sorted(c.messages[0]["content"] for c in mixed) for mixed in found]
+    assert asked[0] == asked[1]
+
+
+def test_a_file_whose_name_ends_like_a_weight_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a:2").touch()
+    assert conversations.split_weight(f"{tmp_path}/a:2") == (f"{tmp_path}/a:2", None)
+
+
 def test_weights_are_read_off_the_inputs(tmp_path: Path) -> None:
     assert conversations.split_weight("a.json:0.7") == ("a.json", 0.7)
     assert conversations.split_weight("village:instructions") == ("village:instructions", None)

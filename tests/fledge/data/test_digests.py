@@ -27,3 +27,8 @@ def test_it_survives_saving(tmp_path: Path) -> None:
     assert len(again) == 100
     assert not any(again.add(digest(str(number).encode())) for number in range(100))
     assert again.add(b"something new 16")
+
+
+def test_a_digest_of_zeros_is_one_like_others() -> None:
+    seen = DigestSet()
+    assert [seen.add(bytes(16)), seen.add(bytes(16)), len(seen)] == [True, False, 1]

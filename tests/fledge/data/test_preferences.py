@@ -137,3 +137,9 @@ def test_what_is_wrong_with_a_row_is_said(tmp_path: Path, values: dict[str, Any]
 def test_one_prompt_alone_is_too_little(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to train on; give pairs for at least two prompts"):
         preferences.read([write(tmp_path / "a.jsonl", [ROW])], 0.1)
+
+
+def test_an_answer_may_be_chosen_over_several_others(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "chosen": "Yes", "rejected": bad} for prompt in ("a", "b", "c") for bad in ("No", "Or")]
+    found = preferences.read([write(tmp_path / "a.jsonl", [*rows, rows[0]])], 0.3)
+    assert (len(found.train) + len(found.held_out), found.duplicates) == (6, 1)

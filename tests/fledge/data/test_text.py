@@ -231,3 +231,18 @@ def test_safe_cuts_stand_between_ink(text: str) -> None:
         or (before[-1] == "\n" and not before[-2].isspace() and not after[0].isspace())
         or (before[-1] in "ab" and after[0] == " " and after[1] in "ab")
     )
+
+
+def test_a_long_text_is_cut_at_a_line_end_too() -> None:
+    text = "some words\n" * 20_000 + "no end"
+    assert safe_cut(text) == 220_000
+
+
+def test_no_piece_begins_with_a_blank_line() -> None:
+    assert list(pieces("one\n\n\ntwo\n  three\nfour\n", 3)) == ["one\n\n\n", "two\n  three\n", "four\n"]
+
+
+def test_of_many_bad_rows_the_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n3\n4\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: not an object.*2 of 3 rows are bad"):
+        read(tmp_path / "a.jsonl")

@@ -1,5 +1,6 @@
 """Our architectures against transformers' own classes on the same random weights."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -121,6 +122,7 @@ def test_defaults_are_those_of_transformers(name: str) -> None:
         ("qwen3", "hidden_act", "gelu"),
         ("qwen3", "rope_scaling", {"type": "yarn", "factor": 4.0}),
         ("qwen3", "rope_parameters", {"rope_type": "llama3", "rope_theta": 1e6}),
+        ("nanochat", "rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
         ("nanochat", "rope_parameters", {"rope_type": "linear", "factor": 2.0}),
         ("nanochat", "attention_bias", True),
         ("qwen3", "quantization_config", {"bits": 4}),
@@ -164,6 +166,40 @@ def test_gpt2_starts_with_the_spread_of_its_authors() -> None:
     assert state["transformer.h.3.attn.c_proj.weight"].std().item() == pytest.approx(0.02 / 4, rel=0.02)
     assert not state["transformer.h.3.attn.c_attn.bias"].any()
     assert (state["transformer.h.3.ln_1.weight"] == 1).all()
+
+
+def test_qwen3_starts_with_the_spread_of_its_authors() -> None:
+    model = build(find_config("qwen3").sized(vocab_size=500, context=64, layers=2, width=128, heads=4))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.03), name
+        else:
+            assert (weight == 1).all(), name
+    assert model.config.mlp_width == 3 * 128
+
+
+def test_nanochat_starts_with_the_spread_of_its_author() -> None:
+    config = find_config("nanochat").sized(vocab_size=500, context=64, layers=2, width=128, heads=4, mlp_width=32)
+    state = build(config).to_hf_state()
+    # sqrt(out / in) / sqrt(in) of 128 -> 32, 1 / sqrt(in) of 128 -> 128; 0 at the end of a branch and in the head.
+    assert state["model.layers.0.mlp.fc1.weight"].std().item() == pytest.approx(0.5 / 128**0.5, rel=0.03)
+    assert state["model.layers.0.self_attn.q_proj.weight"].std().item() == pytest.approx(1 / 128**0.5, rel=0.03)
+    assert state["model.embed_tokens.weight"].std().item() == pytest.approx(1, rel=0.03)
+    for name in ("model.layers.0.mlp.fc2.weight", "model.layers.0.self_attn.o_proj.weight", "lm_head.weight"):
+        assert not state[name].any()
+
+
+def test_gpt2_has_one_dropout_for_all_three_places() -> None:
+    config = find_config("gpt2").sized(vocab_size=10, context=8, layers=1, width=8, heads=2, dropout=0.2)
+    assert (config.dropout, config.embed_dropout, config.attention_dropout) == (0.2, 0.2, 0.2)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_padding_rows_are_no_parameters(is_tied: bool) -> None:
+    config = find_config("qwen3").sized(vocab_size=50, context=8, layers=1, width=8, heads=2, tie_embeddings=is_tied)
+    padded, plain = build(config, pad_vocab_to=64), build(config)
+    assert padded.num_parameters() == plain.num_parameters() == sum(p.numel() for p in plain.parameters())
+    assert padded.flops_per_token(8) == plain.flops_per_token(8)
 
 
 @settings(deadline=None, max_examples=20)
@@ -317,6 +353,13 @@ def test_parameters_and_flops_are_counted_as_published() -> None:
     assert model.flops_per_token(1024) == 6 * 123_653_376 + 12 * 12 * 768 * 1024
 
 
+def test_attention_s_flops_are_those_of_its_heads() -> None:
+    # Eight heads of 16 beside a width of 32: 12 x 2 layers x 128 a token that is looked back at.
+    shape = find_config("qwen3").sized(vocab_size=50, context=8, layers=2, width=32, heads=2)
+    model = build(dataclasses.replace(shape, heads=8, kv_heads=8))
+    assert model.flops_per_token(7) - model.flops_per_token(6) == 12 * 2 * 128
+
+
 def test_every_embedding_is_named_so(ours: LanguageModel) -> None:
     vocabulary = [name for name, _ in ours.named_parameters() if ours.has_vocabulary_rows(name)]
     assert all("embed" in name or "lm_head" in name for name in vocabulary)
@@ -330,6 +373,7 @@ def test_every_embedding_is_named_so(ours: LanguageModel) -> None:
         ("gpt2", {"width": 48, "heads": 4, "kv_heads": 2}, r"4 heads need 4 kv_heads \(got 2\)"),
         ("qwen3", {"width": 48, "heads": 4, "kv_heads": 3}, "4 heads can't share 3 key-value heads"),
         ("nanochat", {"width": 36, "heads": 4}, "head width 9 must be even"),
+        ("qwen3", {"width": 36, "heads": 4}, "head width 9 must be even"),
         ("qwen3", {"width": 48, "heads": 4, "layers": 0}, "layers is 0"),
         ("qwen3", {"width": 48, "heads": 4, "dropout": 1.0}, "dropout is 1.0"),
     ],

@@ -1,5 +1,7 @@
 """Classifiers in Hugging Face folders, against transformers' own pipeline."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +106,27 @@ def test_a_causal_folder_is_no_classifier(base: Callable[..., Path]) -> None:
 def test_an_architecture_without_classifier_is_refused(base: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match="transformers has no text classifier of the type nanochat"):
         classifier.from_base(base("nanochat"), ["a", "b"])
+
+
+def test_a_classifier_may_have_a_body_with_a_head_of_its_own(
+    tokenizer: TextTokenizer, base: Callable[..., Path], tmp_path: Path
+) -> None:
+    shape = dataclasses.replace(folder.load_model(base("qwen3")).config, tie_embeddings=False)
+    for name in ("base", "made"):
+        (tmp_path / name).mkdir()
+    folder.save_model(architecture.build(shape, 0), tmp_path / "base")
+    tokenizer.save(tmp_path / "base")
+    made = classifier.from_base(tmp_path / "base", ["ham", "spam"])
+    made.save(tmp_path / "made")
+    ids = [tokenizer.encode("Hello there.")]
+    np.testing.assert_allclose(classifier.load(tmp_path / "made").logits(ids), made.logits(ids), atol=1e-6)
+
+
+def test_labels_are_named_by_their_numbers_and_not_by_their_order(base: Callable[..., Path], tmp_path: Path) -> None:
+    classifier.from_base(base("qwen3"), ["ham", "spam"]).save(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"id2label": {"1": "spam", "0": "ham"}}))
+    assert classifier.load(tmp_path).labels == ["ham", "spam"]
 
 
 def test_labels_that_transformers_does_not_write_are_known(base: Callable[..., Path], tmp_path: Path) -> None:

@@ -153,6 +153,32 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(
     assert total <= 1 + 1e-5
 
 
+def test_seen_tokens_become_less_likely_whatever_the_sign_of_their_logits() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits, is_seen = torch.tensor([[2.0, -1.0, -1.2, 0.5]]), torch.tensor([[True, True, False, False]])
+    expected = RepetitionPenaltyLogitsProcessor(2.0)(torch.tensor([[0, 1]]), logits.clone()).log_softmax(-1)
+    for token, place in enumerate((0.3, 0.58, 0.62, 0.9)):  # within each token's share of [0, 1)
+        uniform = torch.tensor([place], dtype=torch.float64)
+        found = choose(logits.clone(), Sampling(repetition_penalty=2.0), uniform, is_seen)
+        assert found.ids.tolist() == [token]
+        assert float(found.logprobs) == pytest.approx(float(expected[0, token]))
+
+
+def test_greedy_logprobs_are_the_models_own_whatever_the_penalty() -> None:
+    logits, uniform = torch.tensor([[2.0, 1.5]]), torch.zeros(1, dtype=torch.float64)
+    is_seen = torch.tensor([[True, False]])
+    found = choose(logits.clone(), Sampling(temperature=0, repetition_penalty=2.0), uniform, is_seen)
+    assert found.ids.tolist() == [1]
+    assert float(found.logprobs) == pytest.approx(float(logits.log_softmax(-1)[0, 1]))
+
+
+def test_what_is_impossible_is_never_drawn_and_the_likeliest_always_may_be() -> None:
+    logits, uniform = torch.tensor([[-torch.inf, 1.0, 2.0]]), torch.zeros(1, dtype=torch.float64)
+    assert choose(logits.clone(), Sampling(), uniform, None).ids.tolist() == [1]
+    assert choose(logits.clone(), Sampling(min_p=1), uniform, None).ids.tolist() == [2]
+
+
 @pytest.mark.parametrize("sampling", [*SETTINGS, Sampling(max_new_tokens=16, temperature=0)])
 def test_a_row_is_the_same_alone_and_in_a_batch(ours: LanguageModel, sampling: Sampling) -> None:
     # What three of the rows say is made to end them, so that rows leave the batch at different steps.
@@ -331,7 +357,10 @@ def test_texts_are_trimmed_to_the_context_and_may_be_empty(tokenizer: TextTokeni
     config = find_config("gpt2").sized(vocab_size=257, context=32, layers=1, width=16, heads=2)
     model = build(config, seed=1)
     sampling = Sampling(max_new_tokens=12, temperature=0, stop_ids=(-1,))
-    long = "abcdefghij" * 10
+    long = "".join(chr(97 + n % 26) for n in range(100))
+    assert continue_texts(model, tokenizer, [long[:20]], sampling) != continue_texts(
+        model, tokenizer, [long[-20:]], sampling
+    )
     assert continue_texts(model, tokenizer, [long], sampling) == continue_texts(
         model, tokenizer, [long[-20:]], sampling
     )
@@ -339,6 +368,19 @@ def test_texts_are_trimmed_to_the_context_and_may_be_empty(tokenizer: TextTokeni
     assert continue_texts(model, tokenizer, [""], sampling) == [tokenizer.decode(started.ids)]
     everything = continue_texts(model, tokenizer, ["a"], Sampling(max_new_tokens=99, stop_ids=(-1,)))
     assert len(everything) == 1
+
+
+def test_a_document_ends_the_text_unless_other_stops_are_named(tokenizer: TextTokenizer) -> None:
+    config = find_config("gpt2").sized(vocab_size=257, context=32, layers=1, width=16, heads=2)
+    model = build(config, seed=1)
+    end = tokenizer.end_of_text_id
+    assert generation.fitted(model, tokenizer, Sampling()).stop_ids == (end,)
+    assert generation.fitted(model, tokenizer, Sampling(stop_ids=(7,))).stop_ids == (7,)
+
+
+def test_half_a_character_at_the_end_is_shown(tokenizer: TextTokenizer) -> None:
+    model, sampling = Recital(b"ab\xe4", prompt_length=3), Sampling(max_new_tokens=3, temperature=0)
+    assert "".join(stream_text(model, tokenizer, [65, 66, 67], sampling)) == "ab\ufffd"
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_both_numbers(ours: LanguageModel) -> None:
