@@ -112,7 +112,10 @@ def _publish(
         card = model_card.write(folder.path.name, lineage.read(folder.path), _lines(result, data))
         (partial / "README.md").write_text(card, encoding="utf-8")
     levels = {name.split("_")[1] + " floor": value for name, value in result.items() if name.startswith("floor_")}
-    plots.loss_curve(metrics, folder.path / "loss.png", levels)
+    if data.tokens_per_byte is None:  # both then with their document ends, which the floors are without
+        plots.loss_curve(metrics, folder.path / "loss.png", metric="loss")
+    else:
+        plots.loss_curve(metrics, folder.path / "loss.png", levels)
     folder.write_summary(_summary(folder, result, data))
 
 

@@ -12,7 +12,7 @@ from pretrain.session import Session
 class Meter:
     """Collects steps and makes a line of metrics.jsonl every `run.log_every` of them."""
 
-    def __init__(self, session: Session, tokens_per_byte: float) -> None:
+    def __init__(self, session: Session, tokens_per_byte: float | None) -> None:
         settings = session.config
         self._session, self._tokens_per_byte = session, tokens_per_byte
         self._tokens_per_step = settings.batch.sequences * settings.model.context
@@ -49,7 +49,9 @@ class Meter:
         }
         if finite:
             loss = sum(finite) / len(finite)
-            metrics |= {"loss": loss, "bits_per_byte": loss / math.log(2) * self._tokens_per_byte}
+            metrics["loss"] = loss
+            if self._tokens_per_byte is not None:
+                metrics["bits_per_byte"] = loss / math.log(2) * self._tokens_per_byte
         if self._nominal:
             metrics["mfu_nominal"] = round(flops_per_s / self._nominal, 4)
         if self._session.guard.skipped:
@@ -62,5 +64,6 @@ class Meter:
         return metrics
 
     def _line(self, metrics: dict[str, Any]) -> str:
-        loss = f"loss {metrics['loss']:.3f}  {metrics['bits_per_byte']:.3f} bits/byte  " if "loss" in metrics else ""
+        loss = f"loss {metrics['loss']:.3f}  " if "loss" in metrics else ""
+        loss += f"{metrics['bits_per_byte']:.3f} bits/byte  " if "bits_per_byte" in metrics else ""
         return f"{loss}{console.format_count(metrics['tokens_per_s'])} tokens/s  {metrics['mfu']:.0%} of peak"

@@ -172,6 +172,7 @@ class TokenStream:
 
     def __init__(self, index: Index, split: SplitIndex) -> None:
         self.num_tokens, self.num_bytes = split.num_tokens, split.num_bytes
+        self.num_documents = split.num_documents
         self.end_of_text_id = int(index.tokenizer["end_of_text_id"])
         self._shards = [np.memmap(index.folder / entry["file"], dtype=index.dtype, mode="r") for entry in split.files]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])

@@ -85,6 +85,16 @@ def test_the_loss_falls_by_more_than_noise(trained: Path) -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_training_is_in_bits_per_byte_only_where_document_ends_are_few(
+    trained: Path, make_shards: Callable[..., Path], tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    short = {"train": ["Mara is a baker."] * 300, "validation": ["Odo is a smith."] * 50}
+    runs = [trained, train(make_shards(tmp_path / "shards", tokenizer, short), tmp_path / "short")]
+    last = [read_metrics(path)[-1] for path in runs]
+    assert ["bits_per_byte" in line for line in last] == [True, False]
+    assert all("validation_bits_per_byte" in line for line in last)
+
+
 def test_the_json_object_has_its_fields(story_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(story_shards, tmp_path / "r", "--json", "--samples.every=0")
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
