@@ -91,14 +91,16 @@ def _hashes(ids: np.ndarray, order: int) -> list[np.ndarray]:
     return [np.zeros(len(ids) + 1, np.uint64), *(hashes_of(ids, size) for size in range(1, order + 1))]
 
 
-def ngram_bits_per_byte(model: NgramModel, pieces: Iterable[np.ndarray], num_bytes: int, end_of_text_id: int) -> float:
-    """Bits per byte of texts under an n-gram model of the same tokens; document ends are context only.
+def ngram_bits_per_byte(model: NgramModel, pieces: Iterable[Tokens], num_bytes: int, end_of_text_id: int) -> float:
+    """Bits per byte of what is scored of texts, by an n-gram model of the same tokens; document ends are context only.
 
     Args:
-        pieces: int64 arrays, each a text whose first id is context only.
-        num_bytes: of all texts.
+        num_bytes: of all that is scored.
     """
-    nats = -sum(float(model.logprobs(ids)[ids[1:] != end_of_text_id].sum()) for ids in pieces)
+    nats = 0.0
+    for tokens in pieces:
+        ids = np.asarray(tokens.ids)
+        nats -= float(model.logprobs(ids)[tokens.start - 1 :][ids[tokens.start :] != end_of_text_id].sum())
     return nats / log(2) / max(1, num_bytes)
 
 

@@ -10,7 +10,7 @@ from math import exp, inf, log
 
 import numpy as np
 
-from eval.baselines import ngram_bits_per_byte
+from eval.baselines import compressed_bits_per_byte, ngram_bits_per_byte
 from eval.harness import ItemScore, Scores
 from eval.intervals import Estimate, ratio
 from eval.items import Ratio
@@ -56,7 +56,7 @@ class Window:
 
     where: str
     tokens: Tokens
-    num_bytes: int  # of the text, that the scored tokens stand for
+    text: bytes  # that the scored tokens stand for
 
 
 def documents(paths: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Document]:
@@ -87,12 +87,12 @@ def windows(document: Document, context: int, stride: int = 0) -> Iterator[Windo
     With stride 0 they are lm-evaluation-harness's (`loglikelihood_rolling`): side by side, and the last one reaches
     back as far as it can. A smaller stride gives each token more to go by, and costs more.
     """
-    ids, first = document.ids, 1
+    ids, first, before_N = document.ids, 1, np.cumsum(document.bytes_N)
     while first < len(ids):
         end = min(len(ids), first + (context if first == 1 else stride or context))
         begin = max(0, end - 1 - context)
         tokens = Tokens(ids[begin:end].tolist(), first - begin)
-        yield Window(f"{document.name}#{first}", tokens, int(document.bytes_N[first:end].sum()))
+        yield Window(f"{document.name}#{first}", tokens, document.text[before_N[first - 1] : before_N[end - 1]])
         first = end
 
 
@@ -105,7 +105,7 @@ def score_windows(scorer: Scorer, found: Sequence[Window], end_of_text_id: int) 
     for window, name, score in zip(found, names, scores, strict=True):
         is_text_N = np.asarray(window.tokens.ids[window.tokens.start :]) != end_of_text_id
         nats, num_tokens = float(-score.logprobs[is_text_N].sum()), int(is_text_N.sum())
-        values = {"bits_per_byte": Ratio(nats / log(2), window.num_bytes), "nats_per_token": Ratio(nats, num_tokens)}
+        values = {"bits_per_byte": Ratio(nats / log(2), len(window.text)), "nats_per_token": Ratio(nats, num_tokens)}
         items.append(ItemScore(window.where, "", name if clustered else "", values))
     return items
 
@@ -125,23 +125,13 @@ def perplexity(items: Sequence[ItemScore]) -> Estimate:
     return Estimate(exp(nats.value), low, high, nats.n)
 
 
-def scores_of(
-    subject: Subject, found: Sequence[Window], baseline: tuple[float, str] | None, settings: dict[str, object]
-) -> Scores:
-    """What a task of text has to say of its windows.
-
-    Args:
-        baseline: bits per byte, and what they are of.
-    """
-    items = score_windows(subject.scorer, found, subject.tokenizer.end_of_text_id)
-    baselines = {"bits_per_byte": baseline[0]} if baseline else {}
-    settings |= {"baseline": baseline[1] if baseline else "", "windows": len(found)}
-    return Scores(items, baselines, {"perplexity": perplexity(items)}, settings)
-
-
-def ngram_baseline(subject: Subject, pieces: Sequence[np.ndarray], num_bytes: int) -> tuple[float, str] | None:
-    """Bits per byte of texts under a 5-gram model of the run's own training text, and its name; None without one."""
-    model = subject.ngrams
-    if model is None:
-        return None
-    return ngram_bits_per_byte(model, pieces, num_bytes, subject.tokenizer.end_of_text_id), model.name
+def scores_of(subject: Subject, found: Sequence[Window], settings: dict[str, object]) -> Scores:
+    """What a task of text has to say of its windows, beside what the same ones cost without a neural model."""
+    end, ngrams, text = subject.tokenizer.end_of_text_id, subject.ngrams, b"".join(window.text for window in found)
+    if ngrams:
+        baseline, name = ngram_bits_per_byte(ngrams, [w.tokens for w in found], len(text), end), ngrams.name
+    else:
+        baseline, name = compressed_bits_per_byte(text), "xz -9"
+    items = score_windows(subject.scorer, found, end)
+    settings |= {"baseline": name, "windows": len(found)}
+    return Scores(items, {"bits_per_byte": baseline}, {"perplexity": perplexity(items)}, settings)

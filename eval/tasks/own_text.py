@@ -1,7 +1,5 @@
 """Bits per byte and perplexity of the model's own validation text, in the windows of pretraining."""
 
-import numpy as np
-
 from eval import perplexity
 from eval.config import TaskConfig
 from eval.harness import DoesNotApply, Scores
@@ -25,11 +23,10 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
     stream = shards.open_split(folder, "validation")
     context = subject.scorer.context
     starts = range(0, max(1, stream.num_tokens - 1), context)
-    size_V = np.array([len(piece) for piece in subject.tokenizer.token_bytes()])
+    table = subject.tokenizer.token_bytes()
     found = []
     for start in (starts[i] for i in perplexity.spread(len(starts), limit)):
-        ids = stream.read(start, min(context + 1, stream.num_tokens - start))
-        num_bytes = int(size_V[ids[1:]].sum())
-        found.append(perplexity.Window(f"validation#{start}", Tokens(ids.tolist(), 1), num_bytes))
-    baseline = perplexity.ngram_baseline(subject, [stream.read(0, stream.num_tokens)], stream.num_bytes)
-    return perplexity.scores_of(subject, found, baseline, {"text": "stream", "context": context, "stride": context})
+        ids = stream.read(start, min(context + 1, stream.num_tokens - start)).tolist()
+        text = b"".join(table[i] for i in ids[1:])
+        found.append(perplexity.Window(f"validation#{start}", Tokens(ids, 1), text))
+    return perplexity.scores_of(subject, found, {"text": "stream", "context": context, "stride": context})

@@ -1,7 +1,6 @@
 """Bits per byte and perplexity of any text: each document by itself, a long one in windows (`stride`)."""
 
 from eval import perplexity
-from eval.baselines import compressed_bits_per_byte
 from eval.config import TaskConfig
 from eval.harness import GIVE_DATA, Scores
 from eval.subject import Subject
@@ -30,8 +29,5 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
             "(unknown characters, changed letters): the model pays for less than the text says, and its bits per byte "
             "can't be compared with those of other tokenizers"
         )
-    whole = b"".join(text.text for text in texts)
-    baseline = perplexity.ngram_baseline(subject, [text.ids for text in texts], len(whole))
-    baseline = baseline or (compressed_bits_per_byte(whole), "xz -9")
     settings = {"text": "documents", "documents": len(texts), "context": context, "stride": task.stride or context}
-    return perplexity.scores_of(subject, found, baseline, settings)
+    return perplexity.scores_of(subject, found, settings)

@@ -60,14 +60,14 @@ def test_probabilities_of_all_words_add_up_to_one() -> None:
 
 def test_document_ends_cost_nothing() -> None:
     train, text = np.array([0, 1, 2, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 0, 1])
-    found = ngram_bits_per_byte(NgramModel(train, 3, 2), [text], num_bytes=4, end_of_text_id=0)
+    found = ngram_bits_per_byte(NgramModel(train, 3, 2), [Tokens(text, 1)], num_bytes=4, end_of_text_id=0)
     logprobs = NgramModel(train, 3, 2).logprobs(text)
     assert found == pytest.approx(-(logprobs[0] + logprobs[1] + logprobs[3]) / log(2) / 4)
 
 
 def test_more_context_helps_on_text_that_repeats() -> None:
     train = np.tile([0, 1, 2, 0, 2, 1], 100)
-    values = [ngram_bits_per_byte(NgramModel(train, 3, n), [train[:60]], 59, -1) for n in (1, 2, 3)]
+    values = [ngram_bits_per_byte(NgramModel(train, 3, n), [Tokens(train[:60], 1)], 59, -1) for n in (1, 2, 3)]
     assert values[0] > values[1] > values[2]
     assert values[2] < 0.1
 

@@ -1,6 +1,7 @@
 """Bits per byte and perplexity against a plain loop by transformers on the same windows."""
 
 import json
+import lzma
 from collections.abc import Callable
 from math import exp, log
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_each_byte_counts_where_its_token_is(subject: Subject, text_file: Path) 
     for text, document in zip(TEXTS, documents([str(text_file)], subject.tokenizer), strict=True):
         assert document.bytes_N.tolist() == [len(table[i]) for i in document.ids.tolist()]
         assert document.bytes_N.sum() == len(text.encode())
+        assert b"".join(window.text for window in windows(document, 8, 3)) == text.encode()
 
 
 def test_the_bytes_are_the_texts_where_the_tokens_have_others() -> None:
@@ -114,6 +116,16 @@ def test_a_tokenizer_that_loses_text_is_told(
         (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
     assert run(["eval", "run", str(model), "--task=perplexity", "--data", str(tmp_path / "*.txt")]) == 0
     assert "the tokenizer does not give 1 of 2 documents back as they are" in capsys.readouterr().err
+
+
+def test_the_compressed_baseline_is_of_the_documents_that_were_scored(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("a", "to and fro "), ("b", "quiz, vow; jump")):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    found = measured(capsys, str(model_folder), "--task=perplexity", "--data", str(tmp_path / "*.txt"), "--limit=1")
+    baseline = found["results"]["perplexity"]["bits_per_byte"]["baseline"]
+    assert baseline == pytest.approx(8 * len(lzma.compress(b"to and fro ", preset=9)) / 11)
 
 
 def test_perplexity_without_text_is_an_error(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from eval.baselines import NgramModel
+from eval.harness import find_task
 from eval.items import Ratio
 from eval.subject import Subject
+from eval.tasks import own_text
 from eval.tasks.village_knowledge import _item
 from fledge import lineage
 from fledge.__main__ import run
@@ -77,6 +79,17 @@ def test_own_text_is_the_validation_stream_without_document_ends(
     assert metric["value"] == pytest.approx(nats / log(2) / sum(len(t.encode()) for t in texts), rel=1e-5)
     assert metric["baseline"] > 0
     assert "5-gram" in found["own_text"]["settings"]["baseline"]
+
+
+def test_the_baseline_of_a_part_of_the_text_is_of_the_same_part(village_run: Path) -> None:
+    subject, task = Subject.open(str(village_run), "cpu"), find_task("own_text")[1]
+    part = own_text.measure(subject, task, 1)
+    assert subject.shards is not None
+    assert subject.ngrams is not None
+    ids = shards.open_split(subject.shards, "validation").read(0, 641)
+    nats = -float(subject.ngrams.logprobs(ids)[ids[1:] != 0].sum())
+    num_bytes = len(subject.tokenizer.decode_bytes([i for i in ids.tolist() if i]))
+    assert part.baselines["bits_per_byte"] == pytest.approx(nats / log(2) / num_bytes)
 
 
 def test_pairs_have_the_better_of_chance_and_of_a_5_gram_model_as_baseline(
