@@ -8,7 +8,7 @@ import numpy as np
 from eval.asked import worded
 from eval.config import TaskConfig
 from eval.intervals import Estimate, student
-from eval.items import Generated, Generation, Item, Ratio
+from eval.items import Generated, Generation, Item, Ratio, over_sets
 from eval.metrics.distinct_n import distinct_n
 from fledge.data import prompts
 from fledge.data.prompts import Prompt
@@ -66,9 +66,8 @@ def best_copies(items: Sequence[Item], score: Callable[[Item, str], Mapping[str,
     for copied in (False, True):
         scores = [score(item, item.facts["prompt"] if copied else "") for item in items]
         for name in dict.fromkeys(name for values in scores for name in values):
-            found = [Ratio.of(values[name]) for values in scores if name in values]
-            value = sum(one.part for one in found) / (sum(one.whole for one in found) or 1.0)
-            best[name] = max(best.get(name, 0.0), value)
+            having = [(item, values[name]) for item, values in zip(items, scores, strict=True) if name in values]
+            best[name] = max(best.get(name, 0.0), over_sets(*zip(*having, strict=True)))
     return best
 
 

@@ -8,7 +8,8 @@ names of fields. A *kind* is a module `eval/tasks/<kind>.py`, found by its name 
                                                      raises DataError, beginning with row.where
     def score(item, answers) -> {metric: value}      from the answers to its requests, in their order; a value is a
                                                      float, or a `Ratio` where the metric is sum(part) / sum(whole)
-    def baselines(items) -> {metric: value}          what can be had without a model: chance, majority, a copy
+    def baselines(items) -> {metric: value}          what can be had without a model: chance, majority, a copy; with
+                                                     `over_sets`, the mean over sets as the score is
     def margin(item, answers) -> nats                optional: how far the verdict is from another one. Only with it a
                                                      kind is scored in bfloat16; close items again in float32
     def pooled(items, answers) -> {metric: Estimate} optional: metrics that are no mean over items (corpus BLEU)
@@ -30,7 +31,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from eval import intervals
@@ -150,15 +150,19 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None = None) -> dic
     _require_finite(scores)
     sets = dict.fromkeys(item.set for item in scores.items)
     names = dict.fromkeys(name for item in scores.items for name in item.values)
-    per_set = {name: of_sets(scores.items, name) for name in names}
-    whole = {name: intervals.mean_of(list(found.values())) for name, found in per_set.items()}
+    per_set = {name: _of_sets(scores.items, name) for name in names}
+    whole = {name: intervals.over_sets(list(found.values())) for name, found in per_set.items()}
     return {
         "metrics": {
             name: _beside_limits(estimate, scores.baselines.get(name), scores.ceilings.get(name))
             for name, estimate in (whole | scores.pooled).items()
         },
         "sets": {
-            key: {name: intervals.as_json(found[key]) for name, found in per_set.items() if key in found}
+            key: {
+                name: intervals.as_json(intervals.over_sets([found[key]]))
+                for name, found in per_set.items()
+                if key in found
+            }
             for key in sets
             if len(sets) > 1
         },
@@ -224,7 +228,7 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
         for item, given in zip(items, answers, strict=True)
     ]
     pooled = kind.pooled(items, answers) if hasattr(kind, "pooled") else {}
-    baselines = _baselines(kind, items, pooled)
+    baselines = kind.baselines(items)
     model = subject.ngrams if hasattr(kind, "margin") else None
     if model is not None:
         its = [
@@ -238,44 +242,26 @@ def _measure_items(subject: Subject, task: TaskConfig, limit: int | None) -> Sco
     return Scores(scored, baselines, pooled, settings=template | settings)
 
 
-def _baselines(kind: Any, items: Sequence[Item], pooled: Mapping[str, Estimate]) -> dict[str, float]:
-    """What can be had without a model: as the metrics themselves, the mean over sets, but for pooled ones."""
-    sets: dict[str, list[Item]] = {}
-    for item in items:
-        sets.setdefault(item.set, []).append(item)
-    found = [kind.baselines(own) for own in sets.values()]
-    whole = found[0] if len(found) == 1 else kind.baselines(items)
-    return {
-        name: value if name in pooled else fmean(own[name] for own in found if name in own)
-        for name, value in whole.items()
-    }
-
-
 def overall(items: Sequence[ItemScore], name: str) -> Estimate:
     """A metric's unweighted mean over the sets that have it."""
-    return intervals.mean_of(list(of_sets(items, name).values()))
+    return intervals.over_sets(list(_of_sets(items, name).values()))
 
 
-def of_sets(items: Sequence[ItemScore], name: str) -> dict[str, Estimate]:
-    """A metric over the items of each set that has it."""
+def _of_sets(items: Sequence[ItemScore], name: str) -> dict[str, intervals.Items]:
+    """A metric of the items of each set that has it."""
     sets: dict[str, list[ItemScore]] = {}
     for item in items:
         if name in item.values:
             sets.setdefault(item.set, []).append(item)
-    return {key: estimate(own, name) for key, own in sets.items()}
+    return {key: _values(own, name) for key, own in sets.items()}
 
 
-def estimate(items: Sequence[ItemScore], name: str) -> Estimate:
-    """A metric over the items of one set, all of which have it."""
+def _values(items: Sequence[ItemScore], name: str) -> intervals.Items:
+    """A metric of the items of one set, all of which have it."""
     values = [Ratio.of(item.values[name]) for item in items]
     names = [item.cluster or item.where for item in items]
     clusters = names if len(set(names)) < len(names) else None
-    parts, wholes = [v.part for v in values], [v.whole for v in values]
-    if set(wholes) == {1.0} and set(parts) <= {0.0, 0.5, 1.0}:
-        if clusters is None:
-            return intervals.proportion(sum(parts), len(parts))
-        return intervals.clustered_proportion(parts, clusters)
-    return intervals.ratio(parts, wholes, clusters)
+    return [v.part for v in values], [v.whole for v in values], clusters
 
 
 def _beside_limits(estimate: Estimate, baseline: float | None, ceiling: float | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Intervals, paired differences, and what difference could be seen at all: every number's error bar.
 
 All intervals are at 95 %. Sources: Wilson 1927 (proportions); Cochran 1977, chapter 6 (ratios) and 9A (clusters);
-Zou and Donner 2008 (combining intervals); Holm 1979; McNemar 1947, exact form.
+Holm 1979; McNemar 1947, exact form.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,6 +19,9 @@ _POWER_Z = float(stats.norm.ppf(0.8))  # a difference is called detectable if it
 
 # As JSON has an estimate or a difference: the interval is null where it is not known, because there is one item only.
 Told = Mapping[str, Any]
+
+
+Items = tuple[Sequence[float], Sequence[float], Sequence[Hashable] | None]  # of one set: parts, wholes, clusters
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,8 @@ def proportion(successes: float, n: float) -> Estimate:
 
 
 def clustered_proportion(successes: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
-    """A share of items in clusters: Wilson's interval for as many items as would leave the same error.
-
-    Where all are right, or all wrong, a cluster is one item. Source: Korn and Graubard 1998; Dean and Pagano 2015.
-    """
-    whole = ratio(successes, [1.0] * len(successes), clusters)
-    groups, half = len(set(clusters)), whole.high - whole.value
-    effective = float(groups)
-    if 0 < half < np.inf:  # Student's t is in it for few clusters
-        effective = min(len(successes), whole.value * (1 - whole.value) * (_Z / half) ** 2)
-    found = proportion(whole.value * effective, effective)
-    return Estimate(whole.value, found.low, found.high, whole.n)
+    """A share of items in clusters; see `over_sets`."""
+    return over_sets([(successes, [1.0] * len(successes), clusters)])
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Estimate:
@@ -91,28 +85,40 @@ def student(value: float, variances: Sequence[tuple[float, int]]) -> tuple[float
     """Half of the interval of a value, and its two-sided p-value against 0; infinite and 1 where nothing is known.
 
     Args:
-        variances: independent ones that add up to the value's, each with its degrees of freedom.
+        variances: independent ones that add up to the value's, each with its degrees of freedom. If all are 0, few
+            observations that agree are no certainty: the p-value of a value other than 0 is the sign test's.
     Source: Welch 1947.
     """
     total = sum(variance for variance, _ in variances)
     if not variances:
         return np.inf, 1.0
     if total == 0:
-        return 0.0, float(value == 0)
+        return (np.inf, 2.0 * 0.5 ** sum(degrees + 1 for _, degrees in variances)) if value else (0.0, 1.0)
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in variances)
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * sqrt(total)
     return half, float(2 * stats.t.sf(abs(value) / sqrt(total), freedom))
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The unweighted mean of independent estimates: a folder's score from those of its sets."""
-    count = len(estimates)
-    if count == 1:
-        return estimates[0]
-    value = sum(e.value for e in estimates) / count
-    low = sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / count
-    high = sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / count
-    return Estimate(value, value - low, value + high, sum(e.n for e in estimates))
+def over_sets(sets: Sequence[Items]) -> Estimate:
+    """The unweighted mean over independent sets of sum(parts) / sum(wholes): a folder's score.
+
+    By Student's t; unknown where a set has one item or cluster only. Shares get Wilson's interval for as many items as
+    would leave the same error; where nothing varies or a set has one item, as if the share were the same in all sets.
+    Source: Korn and Graubard 1998; Dean and Pagano 2015.
+    """
+    count, n = len(sets), sum(len(parts) for parts, _, _ in sets)
+    spreads = [_spread(*one) for one in sets]
+    value = sum(own for own, _ in spreads) / count
+    parts = [(variance / count**2, degrees) for _, own in spreads for variance, degrees in own]
+    half, _ = student(value, parts if len(parts) == count else [])
+    if any(set(wholes) != {1.0} or not set(parts) <= {0.0, 0.5, 1.0} for parts, wholes, _ in sets):
+        return Estimate(value, value - half, value + half, n)
+    effective = count**2 / sum(1 / len(set(clusters) if clusters else parts) for parts, _, clusters in sets)
+    is_plain = count == 1 and not sets[0][2]  # of which Wilson's own interval is exacter than what it is led to
+    if 0 < half < np.inf and not is_plain:
+        effective = min(n, value * (1 - value) * (_Z / half) ** 2)
+    found = proportion(value * effective, effective)
+    return Estimate(value, found.low, found.high, n)
 
 
 def detectable(estimate: Estimate) -> float:

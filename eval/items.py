@@ -1,7 +1,9 @@
 """What a task asks a model, and what the model answers."""
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from fledge.data.rows import Row
@@ -71,3 +73,21 @@ class Ratio:
     def of(cls, value: "float | Ratio") -> "Ratio":
         """Any item's value as a part of such a metric; a mean counts each item as 1."""
         return value if isinstance(value, Ratio) else cls(value, 1.0)
+
+
+def over_sets(items: Sequence[Item], values: Sequence[float | Ratio]) -> float:
+    """A value of each item as a task's score is made of it: the mean over sets of their means (or ratios)."""
+    sums: dict[str, list[float]] = {}
+    for item, value in zip(items, map(Ratio.of, values), strict=True):
+        own = sums.setdefault(item.set, [0.0, 0.0])
+        own[0], own[1] = own[0] + value.part, own[1] + value.whole
+    return fmean(part / (whole or 1.0) for part, whole in sums.values())
+
+
+def commonest(items: Sequence[Item], things: Sequence[Hashable]) -> float:
+    """The score of who always says the same thing: the one that is right most often, over all sets."""
+    sizes = Counter(item.set for item in items)
+    scores: dict[Hashable, float] = defaultdict(float)
+    for item, thing in zip(items, things, strict=True):
+        scores[thing] += 1 / sizes[item.set] / len(sizes)
+    return max(scores.values())

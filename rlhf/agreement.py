@@ -7,7 +7,7 @@ from math import nan
 import numpy as np
 from scipy.special import expit
 
-from eval.intervals import Difference, Estimate, clustered_proportion, mean_of, paired_difference, ratio
+from eval.intervals import Difference, Estimate, Items, over_sets, paired_difference, ratio
 from eval.metrics.calibration_error import calibration_error, reliability
 from fledge.data.preferences import Pair
 
@@ -29,17 +29,19 @@ def agreement(pairs: Sequence[Pair], margin_N: np.ndarray) -> Agreement:
     won, clusters = wins(margin_N), [pair.hash for pair in pairs]
     lengths = [(len(pair.chosen), len(pair.rejected)) for pair in pairs]
 
-    def share(is_asked: Sequence[bool]) -> Estimate:
-        places = [place for place, asked in enumerate(is_asked) if asked]
-        if not places:
-            return NONE
-        return clustered_proportion([won[p] for p in places], [clusters[p] for p in places])
+    def share(*kinds: Sequence[bool]) -> Estimate:
+        sets: list[Items] = []
+        for is_asked in kinds:
+            places = [place for place, asked in enumerate(is_asked) if asked]
+            if not places:
+                return NONE
+            sets.append(([won[p] for p in places], [1.0] * len(places), [clusters[p] for p in places]))
+        return over_sets(sets)
 
-    by_length = [share([a > b for a, b in lengths]), share([a < b for a, b in lengths])]
     return Agreement(
         share([True] * len(pairs)),
         share([abs(a - b) <= MATCHED * max(a, b) for a, b in lengths]),
-        NONE if NONE in by_length else mean_of(by_length),
+        share([a > b for a, b in lengths], [a < b for a, b in lengths]),
     )
 
 

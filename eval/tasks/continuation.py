@@ -4,13 +4,12 @@
 continuations only, and of those that fit into the context.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from math import log
 
 from eval.asked import context_of
 from eval.config import TaskConfig
-from eval.items import Answer, Item, LogLikelihood, Ratio
+from eval.items import Answer, Item, LogLikelihood, Ratio, commonest
 from fledge.data.rows import Row
 from fledge.errors import DataError
 
@@ -41,5 +40,4 @@ def score(item: Item, answers: Sequence[Answer]) -> dict[str, float | Ratio]:
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:
     """Always the most frequent continuation."""
-    ((_, most),) = Counter(item.facts["continuation"] for item in items).most_common(1)
-    return {"accuracy": most / len(items), "bits_per_byte": 8.0}
+    return {"accuracy": commonest(items, [item.facts["continuation"] for item in items]), "bits_per_byte": 8.0}

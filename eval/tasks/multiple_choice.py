@@ -3,12 +3,11 @@
 `accuracy` compares whole choices, `accuracy_normalised` nats a character (lm-evaluation-harness's acc and acc_norm).
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 from eval.asked import context_of
 from eval.config import TaskConfig
-from eval.items import Answer, Item, LogLikelihood
+from eval.items import Answer, Item, LogLikelihood, commonest, over_sets
 from fledge.data.rows import Row
 from fledge.errors import DataError
 
@@ -76,6 +75,5 @@ def baselines(items: Sequence[Item]) -> dict[str, float]:
 
 def blind(items: Sequence[Item]) -> float:
     """The accuracy of who does not read the choices: chance, or always the same place where that is better."""
-    chance = sum(1 / len(item.requests) for item in items) / len(items)
-    ((_, most),) = Counter(item.facts["gold"] for item in items).most_common(1)
-    return max(chance, most / len(items))
+    chance = over_sets(items, [1 / len(item.requests) for item in items])
+    return max(chance, commonest(items, [item.facts["gold"] for item in items]))

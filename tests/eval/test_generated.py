@@ -10,10 +10,11 @@ import pytest
 
 from eval import generated, harness, intervals
 from eval.config import TaskConfig
-from eval.items import Generated, Generation, Item, Ratio
+from eval.items import Generated, Generation, Item, LogLikelihood, Ratio
 from eval.metrics.bleu import bleu
 from eval.metrics.distinct_n import distinct_n
 from eval.subject import Subject
+from eval.tasks import multiple_choice
 from fledge.data import prompts
 from fledge.data.rows import Row
 from fledge.errors import ConfigError, DataError, FledgeError
@@ -106,6 +107,16 @@ def test_a_baseline_is_the_mean_over_sets_as_the_metric_is(subject: Subject, tmp
     assert metrics["exact_match"]["baseline"] == 0.5  # 1 of 1 in one set, 0 of 9 in the other
     copied = [["red", "blue"], *[["a"]] * 9], [["red", "blue"], *[["b"]] * 9]
     assert metrics["bleu"]["baseline"] == bleu(*([" ".join(words) for words in side] for side in copied))
+
+
+def test_who_always_says_the_same_says_it_in_all_sets() -> None:
+    def item(name: str, gold: int) -> Item:
+        requests = tuple(LogLikelihood("", choice) for choice in "ab")
+        return Item(Row(f"{name}:1", 1, {}), requests, name, facts={"gold": gold})
+
+    apart = [item("a", 0), item("b", 1)]  # the first place is right in one file, the second in the other
+    assert multiple_choice.blind(apart) == 0.5
+    assert multiple_choice.blind([*apart, item("b", 0)]) == (1 + 1 / 2) / 2
 
 
 def test_the_baseline_of_a_ratio_weighs_rows_by_their_whole() -> None:

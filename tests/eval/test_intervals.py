@@ -70,11 +70,26 @@ def test_a_clustered_shares_interval_covers_the_truth_nineteen_times_in_twenty()
     assert 925 <= hits <= 975
 
 
-def test_the_mean_of_sets_is_as_wide_as_independence_says() -> None:
-    one = intervals.Estimate(0.5, 0.4, 0.6, 100)
-    found = intervals.mean_of([one, one, one, one])
-    assert (found.value, found.n) == (0.5, 400)
-    assert (found.low, found.high) == pytest.approx((0.45, 0.55))
+def test_the_error_of_a_mean_over_sets_adds_up_that_of_each() -> None:
+    sets = [[0.1, 0.7, 0.4], [3.0, 1.0, 2.5, 2.0]]
+    found = intervals.over_sets([(values, [1.0] * len(values), None) for values in sets])
+    variances = [stats.sem(values) ** 2 / 4 for values in sets]
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 2 + variances[1] ** 2 / 3)
+    assert (found.value, found.n) == (pytest.approx((0.4 + 2.125) / 2), 7)
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, freedom) * sum(variances) ** 0.5)
+    one = intervals.over_sets([(sets[0], [1.0] * 3, None), ([2.0], [1.0], None)])
+    assert (one.low, one.high) == (-np.inf, np.inf)  # of the second's noise nothing is known
+
+
+@pytest.mark.parametrize(("num_sets", "size", "share"), [(57, 5, 0.9), (34, 20, 0.95), (40, 4, 0.22)])
+def test_of_the_intervals_of_shares_over_small_sets_19_in_20_hold(num_sets: int, size: int, share: float) -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        right = (generator.random((num_sets, size)) < share).astype(float).tolist()
+        found = intervals.over_sets([(own, [1.0] * size, None) for own in right])
+        hits += found.low <= share <= found.high
+    assert 460 <= hits <= 490
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -97,9 +112,12 @@ def test_a_paired_difference_of_numbers_is_the_paired_t_test() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_a_paired_difference_that_is_always_the_same_is_certain() -> None:
+def test_a_few_differences_that_are_all_the_same_are_no_certainty() -> None:
     found = intervals.paired_difference([0.0, 0.25, 1.0], [0.5, 0.75, 1.5])
-    assert (found.value, found.low, found.high, found.p) == (0.5, 0.5, 0.5, 0.0)
+    assert (found.value, found.low, found.high) == (0.5, -np.inf, np.inf)
+    assert found.p == stats.binomtest(3, 3).pvalue
+    same = intervals.paired_difference([0.0, 0.25, 1.0], [0.0, 0.25, 1.0])
+    assert (same.low, same.high, same.p) == (0, 0, 1)
 
 
 def test_in_clusters_right_and_wrong_is_no_independent_coin() -> None:
