@@ -101,9 +101,10 @@ def _named_file(path: Path) -> Source:
     if source.format == "text" and source.compression is None:
         with path.open("rb") as file:
             start = file.read(SNIFFED_BYTES)
+        if b"\0" in start and start.startswith(UTF16):
+            raise DataError(f"{path}: {UTF16_KIND}")
         if b"\0" in start:
-            kind = f"binary file, not text; known formats are {', '.join(FORMATS)}"
-            raise DataError(f"{path}: {UTF16_KIND if start.startswith(UTF16) else kind}")
+            raise DataError(f"{path}: binary file, not text; known formats are {', '.join(FORMATS)}")
     return source
 
 
