@@ -83,7 +83,7 @@ def run(settings: DpoConfig, folder: RunFolder) -> dict[str, Any]:
     _announce(train)
     published.announce(pupil.path, pupil.model, settings, "pairs")
     pupil.model.to(settings.run.device)
-    _ask_reference(pupil, train.examples, held_out.examples)
+    parents = _ask_reference(pupil, train.examples, held_out.examples)
     last: dict[str, Any] = {}
 
     def check(model: Any) -> dict[str, float]:
@@ -109,7 +109,7 @@ def run(settings: DpoConfig, folder: RunFolder) -> dict[str, Any]:
         },
     )
     progress = trainer_bridge.train(job, settings, folder, "trl-dpo")
-    return _finish(settings, folder, pupil, train, held_out, asked, progress)
+    return _finish(settings, folder, pupil, train, held_out, parents, asked, progress)
 
 
 # --- pairs as ids ---
@@ -187,8 +187,12 @@ def _both(examples: Sequence[Example]) -> Answers:
 # --- log-probabilities ---
 
 
-def _ask_reference(pupil: Pupil, train: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """Note what the model thinks of the pairs before it learns, once; of those alone that the run will meet."""
+def _ask_reference(pupil: Pupil, train: Sequence[Example], held_out: Sequence[Example]) -> list[tuple[float, float]]:
+    """Note what the model thinks of the pairs before it learns, once; of those alone that the run will meet.
+
+    Returns:
+        what it thinks of the held-out pairs in float32, in which the saved model is measured beside it.
+    """
     settings = pupil.settings
     order = BatchOrder(
         len(train),
@@ -211,6 +215,7 @@ def _ask_reference(pupil: Pupil, train: Sequence[Example], held_out: Sequence[Ex
             for one, found in zip(some, logprobs(policy, some), strict=True):
                 one.reference = found
             bar.advance(len(some))
+    return logprobs(policy, held_out) if dtype != torch.float32 else [one.reference for one in held_out]
 
 
 def logprobs(policy: Policy, examples: Sequence[Example]) -> list[tuple[float, float]]:
@@ -252,6 +257,7 @@ def _finish(
     pupil: Pupil,
     train: Examples,
     held_out: Examples,
+    parents: list[tuple[float, float]],
     asked: list[Asked],
     progress: Progress,
 ) -> dict[str, Any]:
@@ -277,7 +283,7 @@ def _finish(
         saved, proof = published.write(partial, pupil.model, pupil.tokenizer, pupil.stop_ids, proving)
         saved = saved.to(settings.run.device)
         answered = pupil.measure(saved, asked[: settings.validation.at_end], "end")
-        result |= proof | _of_pairs(saved, held_out.examples, settings.loss.beta)
+        result |= proof | _of_pairs(saved, held_out.examples, parents, settings.loss.beta)
         result |= {name: answered[name] for name in ("kl", "stopped_share", "answer_tokens")}
         lines = _lines(result)
         published.card(folder, partial, lines)
@@ -293,9 +299,11 @@ def _loss_of_parent(settings: DpoConfig) -> float:
     return {"ipo": 0.25 / settings.loss.beta**2, "hinge": 1.0}.get(settings.loss.kind, math.log(2))
 
 
-def _of_pairs(model: Any, examples: Sequence[Example], beta: float) -> dict[str, Any]:
+def _of_pairs(
+    model: Any, examples: Sequence[Example], parents: Sequence[tuple[float, float]], beta: float
+) -> dict[str, Any]:
     """How the implicit rewards, beta log(policy / reference), tell chosen from rejected; beside the longer answer."""
-    rise_N2 = np.array(logprobs(Policy(model), examples)) - np.array([one.reference for one in examples])
+    rise_N2 = np.array(logprobs(Policy(model), examples)) - np.array(parents)
     margin_N = rise_N2[:, 0] - rise_N2[:, 1]
     longer_N = np.array([len(one.pair.chosen.split()) - len(one.pair.rejected.split()) for one in examples])
     accuracy = intervals.clustered_proportion(wins(margin_N), [one.pair.hash for one in examples])

@@ -206,6 +206,13 @@ def test_the_saved_model_has_the_margin_that_trl_measured(taught: Path) -> None:
     assert result_of(taught)["validation_loss"] == best["validation_loss"]
 
 
+def test_what_has_not_learned_is_its_reference_in_bfloat16_too(qwen3: Path, pairs: Path, tmp_path: Path) -> None:
+    assert teach(qwen3, pairs, tmp_path / "r", "--run.dtype=bfloat16", "--optim.learning-rate=1e-12") == 0
+    result = result_of(tmp_path / "r")
+    assert result["chosen_rise"] == pytest.approx(0, abs=1e-5)
+    assert result["margin"] == pytest.approx(0, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "more", [["--batch.microbatch=2"], ["--lora.rank=2", "--lora.dropout=0.1"]], ids=["full", "lora"]
 )
