@@ -159,7 +159,6 @@ def _finish(
         "steps": progress.step,
         "best_step": progress.best_step,
         "validation_loss_before": before,
-        "validation_loss": progress.best_value,
         "conversations": len(lesson.train.examples),
         "held_out": len(lesson.data.held_out),
         "duplicates": lesson.data.duplicates,
@@ -173,6 +172,9 @@ def _finish(
         stops = vocabulary.stop_ids(lesson.tokenizer)
         saved, proof = published.write(partial, lesson.model, lesson.tokenizer, stops, proving)
         result |= proof
+        # In float32, as the parent was measured; the trainer's checks are in its own number format.
+        measured = model_folder.load_by_transformers(partial).to(settings.run.device)
+        result["validation_loss"] = supervised.mean_loss(measured, lesson.held_out, MEASURED_ROWS)
         asked = lesson.asked[: settings.answers.at_end]
         result["max_new_tokens"] = _room(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
         answers = _answers(saved, lesson.tokenizer, asked, result["max_new_tokens"])

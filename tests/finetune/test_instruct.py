@@ -256,6 +256,12 @@ def test_the_saved_model_has_the_loss_that_was_measured(trained: Path, tokenizer
     assert supervised.mean_loss(model, held_out, 8) == pytest.approx(result_of(trained)["validation_loss"], abs=1e-5)
 
 
+def test_what_has_not_learned_has_the_loss_of_its_parent_in_bfloat16_too(qwen3: Path, tmp_path: Path) -> None:
+    assert instruct(qwen3, tmp_path / "r", "--run.dtype=bfloat16", "--optim.learning-rate=1e-12") == 0
+    result = result_of(tmp_path / "r")
+    assert result["validation_loss"] == pytest.approx(result["validation_loss_before"], rel=1e-6)
+
+
 @pytest.mark.parametrize("lora", [[], ["--lora.rank=2", "--lora.dropout=0.1"]], ids=["full", "lora"])
 def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(qwen3: Path, tmp_path: Path, lora: list[str]) -> None:
     assert instruct(qwen3, tmp_path / "whole", *lora) == 0
