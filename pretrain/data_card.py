@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from fledge import console
-from tokenizer.shards import Index
+from tokenizer.shards import Index, SplitIndex
 
 
 def data_card(index: Index) -> str:
     """The summary of a `pretrain prepare` run, in Markdown."""
     facts = index.facts
     sizes = [
-        [s.name, f"{s.num_documents:,}", f"{s.num_bytes:,}", f"{s.num_tokens:,}", _ratio(s.num_bytes, s.num_tokens)]
+        [s.name, f"{s.num_documents:,}", f"{s.num_bytes:,}", f"{s.num_tokens:,}", _bytes_per_token(s)]
         for s in index.splits.values()
     ]
     lines = [
@@ -44,5 +44,6 @@ def _length_rows(lengths: dict[str, int]) -> Iterator[list[str]]:
         yield [f"{low:,} to {high:,}", f"{count:,}"]
 
 
-def _ratio(num_bytes: int, num_tokens: int) -> str:
-    return f"{num_bytes / num_tokens:.3f}" if num_tokens else "-"
+def _bytes_per_token(split: SplitIndex) -> str:
+    num_text = split.num_tokens - split.num_documents - 1  # an end stands before the first document, too
+    return f"{split.num_bytes / num_text:.3f}" if num_text > 0 else "-"

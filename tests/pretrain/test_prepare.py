@@ -169,6 +169,10 @@ def test_rejects_are_kept_with_their_reasons(
     assert (result["rejected"], result["documents"]) == (4, 120)
     card = (tmp_path / "run/summary.md").read_text()
     assert "| duplicate" in card
+    texts = documents(tmp_path / "run", "train", tokenizer)
+    ratio = sum(len(text.encode()) for text in texts) / sum(len(tokenizer.encode(text)) for text in texts)
+    (train,) = [line for line in card.splitlines() if line.startswith("| train")]
+    assert train.split("|")[-2].strip() == f"{ratio:.3f}"  # as `tokenizer compare` has it: of text
     assert "split" in card
     assert "## Lengths" in card
 
