@@ -147,7 +147,7 @@ def _stage(
             "parameters": own.get("parameters"),
             "steps": own.get("steps", last.get("step")),
             "tokens": last.get("tokens", own.get("tokens")),
-            # A resumed run's result knows its last sitting only, its metrics know the loop in all.
+            # The result knows nothing of a sitting that was killed, the metrics know the loop in all.
             "elapsed_s": max((own.get("elapsed_s"), last.get("elapsed_s")), key=lambda seconds: seconds or 0),
             "cpu_s": own.get("cpu_s"),
         },

@@ -14,12 +14,13 @@ from typing import Any
 
 from fledge import atomic, checkpoints, config, console, lineage, processes, rundir
 from fledge.config import CommandConfig, FieldPath
-from fledge.errors import FledgeError, Interrupted, RunError, UsageError
+from fledge.errors import FledgeError, Interrupted, RunError, RunFailed, UsageError
 from fledge.rundir import RunFolder
 
 Result = dict[str, Any]
 
 SEEDS = "seeds.json"  # in the folder of a run of several seeds
+SPENT = ".spent.json"  # in a run folder: the time of its sittings; of one that was killed nothing is known
 
 
 def execute(resolved: CommandConfig, out: Path | None = None, options: dict[str, Any] | None = None) -> Result:
@@ -185,12 +186,15 @@ def _summarise_seeds(path: Path, seeds: list[int], results: list[Result]) -> Res
     spread = {
         key: {
             "mean": statistics.fmean(r[key] for r in results),
-            "deviation": statistics.stdev(r[key] for r in results) if len(results) > 1 else 0.0,
+            "deviation": statistics.stdev(r[key] for r in results) if len(results) > 1 else None,
             "values": [r[key] for r in results],
         }
         for key in numeric
     }
-    rows = [[key, f"{s['mean']:.5g}", f"{s['deviation']:.2g}"] for key, s in spread.items()]
+    rows = [
+        [key, f"{s['mean']:.5g}", "-" if s["deviation"] is None else f"{s['deviation']:.2g}"]
+        for key, s in spread.items()
+    ]
     summary = f"# {len(seeds)} seeds: {', '.join(map(str, seeds))}\n\n" + console.table(
         rows, ["result", "mean", "standard deviation"]
     )
@@ -207,14 +211,26 @@ def _timed(resolved: CommandConfig, run: Callable[..., Result | None], folder: R
         Interrupted: the command was asked to stop when nothing was left to do; what follows it must not begin.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    result = (run(resolved, folder) if folder else run(resolved)) or {}
     path = folder.path if folder else None
+    earlier = json.loads((path / SPENT).read_text(encoding="utf-8")) if path and (path / SPENT).is_file() else {}
+
+    def spent() -> Result:
+        now = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        found = {name: round(value + earlier.get(name, 0.0), 3) for name, value in now.items()}
+        if folder:
+            folder.write(SPENT, json.dumps(found))
+        return found
+
+    try:
+        result = (run(resolved, folder) if folder else run(resolved)) or {}
+    except (Interrupted, RunFailed):
+        spent()
+        raise
     common: Result = {
         "command": f"{resolved.stage} {resolved.command}",
         "out": str(path) if path else None,
         "model": str(path / "model") if path and (path / "model").is_dir() else None,
-        "elapsed_s": round(time.perf_counter() - wall, 3),
-        "cpu_s": round(time.process_time() - cpu, 3),
+        **spent(),
     }
     complete = common | result
     if folder:

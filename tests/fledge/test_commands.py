@@ -2,7 +2,9 @@
 
 import signal
 import sys
+import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,11 +36,16 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 signal.raise_signal(signal.SIGTERM)
         return {"number": len(seeds)}
 
+    offer(monkeypatch, run)
+    return seeds
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, run: Callable[[Command, RunFolder], dict[str, Any]]) -> None:
+    """Let a function be what the command does."""
     module = types.ModuleType("a_stage.a_command")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_stage", types.ModuleType("a_stage"))
     monkeypatch.setitem(sys.modules, "a_stage.a_command", module)
-    return seeds
 
 
 def test_a_stop_in_the_last_step_is_heeded_and_loses_nothing(
@@ -58,3 +65,32 @@ def test_no_seed_is_begun_after_a_stop(done: list[int], tmp_path: Path) -> None:
     found = commands.resume(Command, tmp_path / "r", None, {})
     assert found["results"]["number"]["values"] == [1, 2]
     assert done == [0, 1]
+
+
+def test_the_time_of_a_run_is_that_of_all_its_sittings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sittings: list[float] = []
+
+    def run(settings: Command, folder: RunFolder) -> dict[str, Any]:
+        begun = time.process_time()
+        while time.process_time() < begun + 0.05:  # busy, as the time of a CPU is counted
+            pass
+        sittings.append(begun)
+        if len(sittings) < 3:
+            raise folder.interrupted(len(sittings))
+        return {}
+
+    offer(monkeypatch, run)
+    with pytest.raises(Interrupted):
+        commands.execute(Command(), tmp_path / "r")
+    with pytest.raises(Interrupted):
+        commands.resume(Command, tmp_path / "r", None, {})
+    result = commands.resume(Command, tmp_path / "r", None, {})
+    assert min(result["cpu_s"], result["elapsed_s"]) > 0.149
+
+
+def test_the_deviation_of_one_seed_is_not_known(done: list[int], tmp_path: Path) -> None:
+    done.append(9)  # no stop
+    found = commands.execute_seeds(Command(), [0], tmp_path / "r", {})
+    assert found["results"]["number"] == {"mean": 2, "deviation": None, "values": [2]}
+    (line,) = [row for row in (tmp_path / "r" / "summary.md").read_text().splitlines() if row.startswith("| number")]
+    assert [cell.strip() for cell in line.split("|")[2:4]] == ["2", "-"]
