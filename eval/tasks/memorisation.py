@@ -6,6 +6,7 @@ them: the longest run of pieces of the validation split, as long as the answers.
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
         )
         for start, run, length in zip(starts, runs, lengths, strict=True)
     ]
-    most = Estimate(float(max(runs)), float(max(runs)), float(max(runs)), len(runs))
+    most = Estimate(float(max(runs)), -inf, inf, len(runs))  # of a largest value no interval is known
     settings = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": task.max_new_tokens, "shards": str(folder)}
     return Scores(items, _baselines(folder, stream, lengths), {"longest_run_of_all": most}, settings=settings)
 

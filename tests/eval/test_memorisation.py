@@ -58,7 +58,9 @@ def test_recitation_is_measured_beside_what_real_text_shares(subject: Subject, t
     run = result["metrics"]["longest_run"]
     assert run["n"] == 5
     assert 0 <= run["value"] < run["baseline"] <= 16  # a random model recites less than real text
-    assert result["metrics"]["longest_run_of_all"]["value"] == max(result["items"]["values"]["longest_run"])
+    most = result["metrics"]["longest_run_of_all"]
+    assert most["value"] == max(result["items"]["values"]["longest_run"])
+    assert (most["low"], most["high"], most["detectable"]) == (None, None, None)  # others might recite more
 
 
 def test_documents_as_long_as_books_are_found(subject: Subject, tmp_path: Path) -> None:
