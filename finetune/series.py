@@ -51,9 +51,10 @@ def _cross_validate(settings: ClassifyConfig, folder: RunFolder) -> dict[str, An
     folder.write(verdict.PREDICTIONS, b"".join((c / verdict.PREDICTIONS).read_bytes() for c in children))
     results = [rundir.read_result(child) or {} for child in children]
     spread = {name: [result["test"][name] for result in results] for name in verdict.SHOWN}
+    numbers = [result["train_rows"] for result in results]
     facts = [
         f"{settings.folds} folds; every row was tested on once, by a model that had not seen it",
-        f"trained on {results[0]['train_rows']} rows each, {results[0]['duplicates']} duplicates left out",
+        f"trained on {min(numbers)} to {max(numbers)} rows each, {results[0]['duplicates']} duplicates left out",
         "accuracy of the folds: " + " ".join(f"{value:.4f}" for value in spread["accuracy"]),
     ]
     return {"folds": spread} | verdict.give(folder, judged, facts, ceiling(expand(settings.data)))

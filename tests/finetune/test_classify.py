@@ -101,6 +101,8 @@ def test_folds_test_every_row_once_and_go_on_after_a_kill(
     assert whole["test_rows"] == 150
     assert len({row["where"] for row in read_rows(out / "predictions.jsonl")}) == 150
     assert len(whole["folds"]["accuracy"]) == 2
+    numbers = [result_of(out / f"fold-0{fold}")["train_rows"] for fold in (0, 1)]
+    assert f"trained on {min(numbers)} to {max(numbers)} rows each" in (out / "summary.md").read_text()
     (out / "result.json").unlink()
     (out / "fold-01" / "result.json").unlink()
     assert run(["finetune", "classify", "--resume", str(out), "--run.max-steps=20"]) == 1
