@@ -76,7 +76,11 @@ def text_of(values: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def _example(row: rows.Row) -> Example:
-    text, pair = text_of(row.values)
+    try:
+        text, pair = text_of(row.values)
+    except ValueError as error:
+        is_table = row.source.endswith((".csv", ".tsv"))
+        raise ValueError(f"{error}{'; its first line must name the columns' if is_table else ''}") from None
     label = row.values.get("label")
     if not isinstance(label, str | int) or not str(label).strip():
         raise ValueError("no label" if label in (None, "") or isinstance(label, str) else f"label {label!r}")

@@ -70,3 +70,9 @@ def test_a_text_file_without_tabs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("just text\n", encoding="utf-8")
     with pytest.raises(DataError, match="plain:1: no tab; expected label<TAB>text"):
         labelled.read([str(tmp_path / "plain")])
+
+
+def test_a_table_that_does_not_name_its_columns_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sms.tsv").write_text("ham\tSee you\nspam\tWIN\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"sms\.tsv:2: no field 'text'; fields: ham, See you; its first line must name"):
+        labelled.read([str(tmp_path / "sms.tsv")])
