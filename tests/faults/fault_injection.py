@@ -192,7 +192,7 @@ class Command:
             return f"can't be gone on with ({again.code}): {again.said.strip()[-300:]}"
         if rundir.read_result(out) is None:
             return "has no result"
-        if unfinished := [p.name for p in out.rglob(".*") if p.name != ".lock"]:
+        if unfinished := [p.name for p in out.rglob(".*") if p.name not in (".lock", ".spent.json")]:
             return f"left behind: {unfinished}"
         if timeless(read_metrics(out)) != timeless(read_metrics(self.whole)):
             return "other metrics"
