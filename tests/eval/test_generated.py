@@ -119,6 +119,14 @@ def test_who_always_says_the_same_says_it_in_all_sets() -> None:
     assert multiple_choice.blind([*apart, item("b", 0)]) == (1 + 1 / 2) / 2
 
 
+def test_the_baseline_is_the_better_of_saying_nothing_and_repeating_the_prompt() -> None:
+    items = [Item(Row("f:1", 1, {}), (), "f", facts={"prompt": "a prompt"})]
+    assert generated.best_copies(items, lambda item, text: {"silent": not text, "long": len(text)}) == {
+        "silent": 1,
+        "long": 8,
+    }
+
+
 def test_the_baseline_of_a_ratio_weighs_rows_by_their_whole() -> None:
     items = [Item(Row("f:1", 1, {}), (), "f", facts={"prompt": text}) for text in ("a", "bb")]
     wholes = {"a": 1.0, "bb": 3.0}

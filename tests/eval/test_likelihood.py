@@ -185,6 +185,12 @@ def test_a_text_that_fits_into_no_memory_is_an_error(subject: Subject, questions
         nats(Scorer(Crowded(subject.model, room=0), subject.tokenizer), questions)
 
 
+def test_spaces_at_the_end_of_a_context_begin_the_answer(subject: Subject) -> None:
+    asked = items_of([("Who has a dog? It is ", "Anna.")], [("Who has a dog? It is", " Anna.")])
+    (((apart,), (together,)), _) = subject.scorer.answer_items(asked)
+    assert (apart.nats, apart.num_tokens) == (together.nats, together.num_tokens)
+
+
 def test_messages_stand_before_an_answer_as_the_chat_template_has_them(subject: Subject) -> None:
     message = {"role": "user", "content": "Who has a dog?"}
     item = Item(Row("here", 1, {}), (LogLikelihood((message,), "Anna."),), "here")

@@ -3,12 +3,16 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from scipy.special import softmax
 
+from finetune import classify as classify_module
 from finetune.judged import Judged, read_rows
 from fledge import checkpoints
 from fledge.__main__ import run
@@ -197,6 +201,21 @@ def test_the_threshold_is_that_of_the_positive_label(qwen3: Path, tmp_path: Path
         assert f"'{label}' from probability {from_probability:.3f} on" in (out / "summary.md").read_text()
     # A model of 8 steps knows little, and F1 is then best where most texts are called by the label it is of.
     assert found[0] > found[1] + 0.01
+
+
+def test_the_threshold_is_of_the_probabilities_that_the_tempered_head_gives() -> None:
+    x_N1 = torch.arange(1.0, 11.0)[:, None]
+    model = torch.nn.Module()
+    model.score = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        model.score.bias.zero_()
+    made: Any = SimpleNamespace(model=model, threshold=None, logits=lambda ids: model.score(x_N1).detach().numpy())
+    rows: Any = [SimpleNamespace(label=int(x >= 7), ids=[]) for x in x_N1[:, 0]]
+    settings: Any = SimpleNamespace(threshold="accuracy")
+    told = classify_module._calibrate(settings, made, rows, 1)
+    assert told["temperature"] > 2
+    assert (softmax(made.logits([]), axis=1)[:, 1] >= told["threshold"]).tolist() == [bool(row.label) for row in rows]
 
 
 def test_folds_that_can_not_be_split_are_told_before_any_is_trained(

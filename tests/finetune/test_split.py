@@ -25,6 +25,7 @@ def examples(count: int) -> list[Example]:
 
 def test_the_normal_form_masks_what_copies_differ_in() -> None:
     assert normal_form("Call  0906-17 NOW!!") == normal_form("call 1234 56, now")
+    assert normal_form("\N{FULLWIDTH LATIN CAPITAL LETTER C}all me") == normal_form("call me")
 
 
 def test_near_duplicates_are_one_group_and_others_are_not() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fledge import commands
 from fledge.config import CommandConfig, RunConfig
-from fledge.errors import Interrupted
+from fledge.errors import Interrupted, RunError
 from fledge.rundir import RunFolder
 
 
@@ -56,6 +56,18 @@ def test_a_stop_in_the_last_step_is_heeded_and_loses_nothing(
     assert commands.resume(Command, tmp_path / "r", None, {})["number"] == 1
     assert capsys.readouterr().err.endswith("finished already; nothing to do\n")  # this one has no more steps to make
     assert done == [0]
+
+
+def test_the_run_of_another_command_is_not_resumed(done: list[int], tmp_path: Path) -> None:
+    class Other(Command):
+        """Another command."""
+
+        command: ClassVar[str] = "another"
+
+    done.append(9)  # no stop
+    commands.execute(Command(), tmp_path / "r")
+    with pytest.raises(RunError, match="a run of 'fledge a_stage a_command', not of 'fledge a_stage another'"):
+        commands.resume(Other, tmp_path / "r", None, {})
 
 
 def test_no_seed_is_begun_after_a_stop(done: list[int], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Foreign trainers under the run contract: exact resume, accumulation, best step, stops, errors."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -222,6 +223,44 @@ def test_it_stops_early_and_goes_on_when_asked_for_more(tmp_path: Path) -> None:
     assert resume(job, settings, tmp_path / "r").step == 9  # killed before it was finished: nothing to train
     more = settings_with(validation__patience=2, run__max_steps=15)
     assert resume(job, more, tmp_path / "r").best_step == 15
+
+
+def test_patience_counts_from_the_best_step(tmp_path: Path) -> None:
+    values = iter([1.0, 2.0, 0.9, 2.0, 0.8, 0.7])
+    job = make_job(check=lambda model: {"validation_loss": next(values)})
+    assert start(job, settings_with(validation__patience=2, validation__every=2), tmp_path / "r").best_step == 12
+
+
+def test_a_damaged_best_step_gives_way_to_the_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = iter([3.0, 1.0, 2.0, 2.5])
+    start(make_job(check=lambda model: {"validation_loss": next(values)}), Settings(), tmp_path / "r")
+    best, last = (tmp_path / "r" / "checkpoints" / f"step-{step:06d}" for step in (6, 12))
+    (best / "weights.safetensors").write_bytes(b"damaged")
+    job, expected = make_job(), Net()
+    resume(job, Settings(), tmp_path / "r")
+    assert "the model has the weights of the last step instead of the best" in capsys.readouterr().err
+    trainer_bridge.load_weights(expected, last)
+    assert torch.equal(job.model.weight, expected.weight)  # type: ignore[arg-type]
+
+
+def test_the_trainer_is_set_as_was_asked(tmp_path: Path) -> None:
+    asked = {"learning_rate": 0.6, "schedule": "cosine", "warmup": 0.25, "weight_decay": 0.3, "beta2": 0.7}
+    settings = settings_with(run__log_every=1, optim__clip_norm=7.0, **{f"optim__{k}": v for k, v in asked.items()})
+    start(make_job(), settings, tmp_path / "r")
+    rates = [line["learning_rate"] for line in read_metrics(tmp_path / "r")]
+    assert rates == pytest.approx([0, 0.2, 0.4, *(0.3 + 0.3 * math.cos(math.pi * n / 9) for n in range(9))])
+    with rundir.create(settings, tmp_path / "made") as folder:
+        trainer = trainer_bridge._make(make_job(), settings, folder, "transformers")
+        group = trainer.create_optimizer().param_groups[0]
+        assert (group["betas"], group["weight_decay"], trainer.args.max_grad_norm) == ((0.9, 0.7), 0.3, 7)
+
+
+def test_the_speed_is_that_since_the_last_line(tmp_path: Path) -> None:
+    with rundir.create(Settings(), tmp_path / "r") as folder:
+        trainer = trainer_bridge._make(make_job(), Settings(), folder, "transformers")
+        for trainer.progress.tokens, trainer._busy_s in ((60, 2.0), (100, 4.0)):
+            trainer.log({"loss": 1.0, "learning_rate": 0.1})
+    assert [line["tokens_per_s"] for line in read_metrics(tmp_path / "r")] == [30, 10]
 
 
 def test_sigterm_writes_a_checkpoint(tmp_path: Path) -> None:

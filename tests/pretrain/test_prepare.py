@@ -228,7 +228,7 @@ def slow_copy(tmp_path: Path, tokenizer_folder: Path, out: str) -> list[str]:
 def test_a_stopped_run_leaves_nothing_half_written_and_continues(
     tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str], how: signal.Signals
 ) -> None:
-    texts = [f"{n} {STORIES[n % 300] * 5}" for n in range(8000)] + [STORIES[0], STORIES[0], ""]
+    texts = ["", *(f"{n} {STORIES[n % 300] * 5}" for n in range(8000)), STORIES[0], STORIES[0], ""]
     write_rows(tmp_path / "big.jsonl", texts)
     with (tmp_path / "big.jsonl").open("a") as file:
         file.write('["half \\ud800"]\n"\\ud800"\n' * 30)  # 60 bad rows: 0.7 % of all, most of the last ones

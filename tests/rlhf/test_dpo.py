@@ -199,6 +199,28 @@ def test_a_run_learns_and_leaves_a_model_that_transformers_loads(taught: Path) -
     assert "implicit rewards tell the chosen answer of" in (taught / "summary.md").read_text()
 
 
+@pytest.mark.parametrize("kind", ["ipo", "hinge"])
+def test_another_loss_begins_where_its_formula_says(kind: str, qwen3: Path, pairs: Path, tmp_path: Path) -> None:
+    more = [f"--loss.kind={kind}", "--loss.beta=0.2", "--optim.learning-rate=1e-12", "--run.max-steps=1"]
+    assert teach(qwen3, pairs, tmp_path / "r", *more) == 0
+    begins = {"ipo": 1 / (2 * 0.2) ** 2, "hinge": 1}[kind]  # Azar et al. 2023, eq. 17; Zhao et al. 2023
+    result = result_of(tmp_path / "r")
+    assert result["validation_loss_before"] == pytest.approx(begins)
+    assert result["validation_loss"] == pytest.approx(begins, abs=1e-4)
+
+
+def test_the_robust_loss_has_the_smoothing_and_the_beta_that_were_asked_for(
+    qwen3: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """(-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e), Chowdhury et al. 2024 (arXiv 2403.00409)."""
+    more = ["--loss.kind=robust", "--loss.label-smoothing=0.2", "--loss.beta=0.5", "--validation.pairs=1"]
+    assert teach(qwen3, pairs, tmp_path / "r", *more) == 0
+    result = result_of(tmp_path / "r")
+    right, wrong = (math.log1p(math.exp(-sign * result["margin"])) for sign in (1, -1))
+    assert abs(result["margin"]) > 0.01
+    assert result["validation_loss"] == pytest.approx((0.8 * right - 0.2 * wrong) / 0.6, abs=1e-4)
+
+
 def test_the_saved_model_has_the_margin_that_trl_measured(taught: Path) -> None:
     metrics = [json.loads(line) for line in (taught / "metrics.jsonl").read_text().splitlines()]
     best = next(m for m in metrics if m["step"] == result_of(taught)["best_step"])

@@ -4,13 +4,14 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from fledge import config, rundir, trainer_bridge
+from fledge import config, rundir, trainer_bridge, trl_trainers
 from fledge.__main__ import run
 from fledge.models import folder
 from fledge.tokens import TextTokenizer
@@ -162,6 +163,37 @@ def test_the_loss_is_that_of_the_paper_on_the_ids_that_were_sampled(
     assert abs(expected) > 0.001
 
 
+def test_trl_is_told_what_was_asked_for() -> None:
+    asked = {
+        "model": "x",
+        "reward": "x",
+        "prompts": ["x"],
+        "group": {"answers": 2, "steps": 3, "passes": 2},
+        "batch": {"examples": 8, "microbatch": 2},
+        "loss": {"clip": 0.3, "scale": "batch", "beta": 0.5},
+        "sampling": {"temperature": 0.7},
+    }
+    told = grpo._arguments(GrpoConfig.model_validate(asked))
+    assert (told["epsilon"], told["scale_rewards"], told["beta"], told["temperature"]) == (0.3, "batch", 0.5, 0.7)
+    assert (told["num_generations"], told["steps_per_generation"], told["num_iterations"]) == (2, 3 * 4, 2)
+
+
+def test_what_trl_measures_is_told_in_our_terms() -> None:
+    measured = {"kl": [0.1, 0.3], "completions/mean_length": [5.0, 7.0], "completions/clipped_ratio": [0.25, 0.25]}
+    trainer: Any = SimpleNamespace(_metrics={"train": measured | {"reward": [1.0, 2.0], "entropy": []}})
+    found = trl_trainers._Grpo.figures(trainer)
+    assert found == pytest.approx({"reward": 1.5, "kl": 0.2 * 6, "answer_tokens": 6, "stopped_share": 0.75})
+    assert not trainer._metrics["train"]  # the next line is of what comes after this one
+
+
+def test_a_group_that_differs_is_something_to_learn_from(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"model": "x", "reward": "x", "prompts": ["x"], "group": {"answers": 2}, "batch": {"examples": 4}}
+    watch = grpo.Watch(GrpoConfig.model_validate(asked))
+    for _ in range(grpo.PATIENCE):
+        watch.of_training([1.0, 1.0, 0.0, 1.0])
+    assert "all answers to a prompt earned the same" not in capsys.readouterr().err
+
+
 # --- runs ---
 
 
@@ -287,6 +319,17 @@ def test_gsm8k_can_be_trained_on_as_it_is(qwen3: Path, tmp_path: Path) -> None:
     rows = [{"question": f"{n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(40)]
     (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert train(qwen3, tmp_path / "gsm8k.jsonl", "gsm8k", tmp_path / "r", "--run.max-steps=1") == 0
+
+
+def test_the_result_is_of_other_prompts_than_the_checks_that_picked_it(
+    qwen3: Path, prompts: Path, letters: Path, tmp_path: Path
+) -> None:
+    more = ["--validation.at-end=8", "--validation.samples=9", "--run.max-steps=1"]
+    assert train(qwen3, prompts, letters, tmp_path / "r", *more) == 0
+    checked = {json.loads(line)["prompt"] for line in (tmp_path / "r" / "samples.jsonl").read_text().splitlines()}
+    ended = {sample["prompt"] for sample in json.loads((tmp_path / "r" / "before.json").read_text())["samples"]}
+    assert (len(checked), len(ended)) == (4, 8)
+    assert not checked & ended
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from fledge.checkpoints import read_state
 from fledge.metrics_log import read_metrics
 from fledge.models.folder import load_model, read_tensors
 from fledge.tokens import TextTokenizer
+from rlhf.kl import KLControl
+from rlhf.ppo import _checked_metrics
 
 QUICK = [
     "--run.threads=1",
@@ -82,10 +85,13 @@ def test_reward_rises_by_more_than_noise(qwen3: Path, likes_e: Path, tmp_path: P
 
 
 def test_the_folder_is_a_model_of_transformers(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
-    assert ppo(qwen3, likes_e, tmp_path / "r") == 0
+    parent = shutil.copytree(qwen3, tmp_path / "parent")
+    (parent / "generation_config.json").write_text('{"eos_token_id": [7, 0]}')
+    assert ppo(parent, likes_e, tmp_path / "r") == 0
     ids = torch.arange(5, 15)[None]
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / "model")(ids).logits
-    torch.testing.assert_close(load_model(tmp_path / "r")(ids), theirs, atol=1e-5, rtol=1e-5)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / "model")
+    torch.testing.assert_close(load_model(tmp_path / "r")(ids), model(ids).logits, atol=1e-5, rtol=1e-5)
+    assert model.generation_config.eos_token_id == [7, 0]
     assert TextTokenizer.from_folder(tmp_path / "r" / "model").chat_template
 
 
@@ -142,6 +148,27 @@ def test_a_single_held_out_prompt_has_no_interval_and_the_result_is_json(
     gain = json.loads((tmp_path / "r" / "result.json").read_text(), parse_constant=pytest.fail)["reward_gain"]
     assert (gain["low"], gain["high"], gain["n"]) == (None, None, 1)
     assert f"difference {gain['value']:+.3g}\n" in (tmp_path / "r" / "summary.md").read_text()
+
+
+def test_the_error_of_a_held_out_reward_is_that_of_its_mean() -> None:
+    found = _checked_metrics({"kl": 0.5, "scores": [0.0, 2.0, 0.0, 2.0]})
+    expected = {"validation_kl": 0.5, "validation_reward": 1, "validation_reward_error": (4 / 3) ** 0.5 / 2}
+    assert found == pytest.approx(expected)
+
+
+def test_the_lines_of_a_run_add_up(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:
+    more = ["--kl.target=1", "--kl.weight=0.1", "--kl.horizon=100", "--optim.learning-rate=0.01", "--run.log-every=1"]
+    (tmp_path / "gold.py").write_text("def score(rows, answers):\n    return [len(a) for a in answers]\n")
+    assert ppo(qwen3, likes_e, tmp_path / "r", f"--gold={tmp_path}/gold.py", *more) == 0
+    lines, result = read_metrics(tmp_path / "r")[1:], result_of(tmp_path / "r")
+    control = KLControl(0.1, target=1, horizon=100)
+    for line in lines:
+        assert line["kl_weight"] == pytest.approx(control.weight)
+        control.update(line["kl"], 8)
+    assert result["tokens"] == round(sum(8 * line["answer_tokens"] for line in lines))
+    assert result["updates"] == sum(line["updates"] for line in lines)
+    before = json.loads((tmp_path / "r" / "before.json").read_text())["gold_scores"]
+    assert result["gold_reward_before"] == pytest.approx(fmean(before))
 
 
 def test_the_best_step_by_held_out_reward_is_published(qwen3: Path, likes_e: Path, tmp_path: Path) -> None:

@@ -137,6 +137,10 @@ def test_a_prompt_stands_on_one_side_whatever_else_there_is(tmp_path: Path) -> N
     assert {c.messages[0]["content"] for c in fewer.held_out} <= sides[1]
 
 
+def test_the_prompts_that_are_held_out_stay_the_same_in_later_versions() -> None:
+    assert conversations.prompt_hash([QUESTION, ANSWER]) == 16500361547914014090  # another would mix old and new runs
+
+
 def test_weights_are_the_shares_of_the_rows(tmp_path: Path) -> None:
     parts = [(0.7, [Conversation("a", [QUESTION | {"content": str(n)}, ANSWER]) for n in range(10)])]
     parts.append((0.3, [Conversation("b", [QUESTION | {"content": f"b{n}"}, ANSWER]) for n in range(90)]))
