@@ -8,7 +8,7 @@ import numpy as np
 from eval.asked import worded
 from eval.config import TaskConfig
 from eval.intervals import Estimate, student
-from eval.items import Generated, Generation, Item, Ratio, over_sets
+from eval.items import Generated, Generation, Item, Ratio, mean_over_sets
 from eval.metrics.distinct_n import distinct_n
 from fledge.data import prompts
 from fledge.data.prompts import Prompt
@@ -67,7 +67,7 @@ def best_copies(items: Sequence[Item], score: Callable[[Item, str], Mapping[str,
         scores = [score(item, item.facts["prompt"] if copied else "") for item in items]
         for name in dict.fromkeys(name for values in scores for name in values):
             having = [(item, values[name]) for item, values in zip(items, scores, strict=True) if name in values]
-            best[name] = max(best.get(name, 0.0), over_sets(*zip(*having, strict=True)))
+            best[name] = max(best.get(name, 0.0), mean_over_sets(*zip(*having, strict=True)))
     return best
 
 

@@ -9,7 +9,7 @@ names of fields. A *kind* is a module `eval/tasks/<kind>.py`, found by its name 
     def score(item, answers) -> {metric: value}      from the answers to its requests, in their order; a value is a
                                                      float, or a `Ratio` where the metric is sum(part) / sum(whole)
     def baselines(items) -> {metric: value}          what can be had without a model: chance, majority, a copy; with
-                                                     `over_sets`, the mean over sets as the score is
+                                                     `mean_over_sets`, as the score is
     def margin(item, answers) -> nats                optional: how far the verdict is from another one. Only with it a
                                                      kind is scored in bfloat16; close items again in float32
     def pooled(items, answers) -> {metric: Estimate} optional: metrics that are no mean over items (corpus BLEU)

@@ -109,12 +109,12 @@ def over_sets(sets: Sequence[Items]) -> Estimate:
     count, n = len(sets), sum(len(parts) for parts, _, _ in sets)
     spreads = [_spread(*one) for one in sets]
     value = sum(own for own, _ in spreads) / count
-    parts = [(variance / count**2, degrees) for _, own in spreads for variance, degrees in own]
-    half, _ = student(value, parts if len(parts) == count else [])
+    variances = [(variance / count**2, degrees) for _, own in spreads for variance, degrees in own]
+    half, _ = student(value, variances if len(variances) == count else [])
     if any(set(wholes) != {1.0} or not set(parts) <= {0.0, 0.5, 1.0} for parts, wholes, _ in sets):
         return Estimate(value, value - half, value + half, n)
     effective = count**2 / sum(1 / len(set(clusters) if clusters else parts) for parts, _, clusters in sets)
-    is_plain = count == 1 and not sets[0][2]  # of which Wilson's own interval is exacter than what it is led to
+    is_plain = count == 1 and not sets[0][2]  # independent items: their number is known, not estimated
     if 0 < half < np.inf and not is_plain:
         effective = min(n, value * (1 - value) * (_Z / half) ** 2)
     found = proportion(value * effective, effective)

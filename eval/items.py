@@ -75,7 +75,7 @@ class Ratio:
         return value if isinstance(value, Ratio) else cls(value, 1.0)
 
 
-def over_sets(items: Sequence[Item], values: Sequence[float | Ratio]) -> float:
+def mean_over_sets(items: Sequence[Item], values: Sequence[float | Ratio]) -> float:
     """A value of each item as a task's score is made of it: the mean over sets of their means (or ratios)."""
     sums: dict[str, list[float]] = {}
     for item, value in zip(items, map(Ratio.of, values), strict=True):

@@ -21,7 +21,7 @@ Key = tuple[str, str]  # set and place of an item
 @dataclass(frozen=True)
 class _Influences:
     of_item: dict[Key, float]
-    cluster: dict[Key, Key]  # within a set
+    cluster: dict[Key, str]  # within its set
     value: dict[Key, Any]
     num_sets: int
 
@@ -38,7 +38,7 @@ def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -
     keys = set(sides[0][0].of_item)
     if len(keys) < 2 or any(set(one.of_item) != keys for side in sides for one in side):
         return None
-    sums: dict[str, dict[Key, float]] = defaultdict(lambda: defaultdict(float))
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for key in keys:
         means = [statistics.fmean(one.of_item[key] for one in side) for side in sides]
         sums[key[0]][sides[0][0].cluster[key]] += means[1] - means[0]
@@ -79,5 +79,5 @@ def _influences(result: Result, metric: str) -> _Influences:
         for key in keys:
             residual = pair[key][0] - part / whole * pair[key][1] if whole else 0.0
             of_item[key] = residual / (whole or 1.0) / len(sets)
-    cluster = {(name, where): (name, group or where) for name, where, group, _ in found}
+    cluster = {(name, where): group or where for name, where, group, _ in found}
     return _Influences(of_item, cluster, {(name, where): v for name, where, _, v in found}, len(sets))

@@ -180,7 +180,9 @@ function charts(stage) {
   for (const chart of CHARTS) {
     const names = Object.keys(chart.series).filter((name) => left.has(name));
     if (!names.length) continue;
-    [...names, ...(names[0] === Object.keys(chart.series)[0] && chart.hides || [])].forEach((name) => left.delete(name));
+    const [training] = Object.keys(chart.series);
+    const hidden = left.has(training) && chart.hides || [];  // what has no training curve here keeps its chart in nats
+    [...names, ...hidden].forEach((name) => left.delete(name));
     const series = names.map((name) => ({ points: stage.curves[name], label: chart.series[name][0], kind: chart.series[name][1], ends: name === "reward_kl" }));
     drawn.push(lineChart({ unit: life.units[names[0]], ...chart, series, levels: stage.levels[names[0]] }));
   }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from eval.asked import context_of
 from eval.config import TaskConfig
-from eval.items import Answer, Item, LogLikelihood, commonest, over_sets
+from eval.items import Answer, Item, LogLikelihood, commonest, mean_over_sets
 from fledge.data.rows import Row
 from fledge.errors import DataError
 
@@ -75,5 +75,5 @@ def baselines(items: Sequence[Item]) -> dict[str, float]:
 
 def blind(items: Sequence[Item]) -> float:
     """The accuracy of who does not read the choices: chance, or always the same place where that is better."""
-    chance = over_sets(items, [1 / len(item.requests) for item in items])
+    chance = mean_over_sets(items, [1 / len(item.requests) for item in items])
     return max(chance, commonest(items, [item.facts["gold"] for item in items]))

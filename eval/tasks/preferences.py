@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from eval.asked import context_of
 from eval.config import TaskConfig
-from eval.items import Answer, Item, LogLikelihood, over_sets
+from eval.items import Answer, Item, LogLikelihood, mean_over_sets
 from eval.tasks.minimal_pairs import TIE_NATS
 from fledge.data import preferences
 from fledge.data.rows import Row
@@ -67,5 +67,5 @@ def margin(item: Item, answers: Sequence[Answer]) -> float:
 
 def baselines(items: Sequence[Item]) -> dict[str, float]:
     """The better of chance and of always the longer answer."""
-    longer = over_sets(items, [(a > b) + (a == b) / 2 for a, b in (item.facts["lengths"] for item in items)])
+    longer = mean_over_sets(items, [(a > b) + (a == b) / 2 for a, b in (item.facts["lengths"] for item in items)])
     return dict.fromkeys(("accuracy", "accuracy_normalised"), max(0.5, longer, 1 - longer))
