@@ -19,7 +19,7 @@ SIMPLE_TASKS = ("sum", "plus", "opposite", "list", "order", "story")
 # Tasks that ask for one value of a table; a fact asks for one of its attribute's.
 _CHOICES = {"holder": "person", "carried": "thing", "opposite": "opposite"}
 _RULES = ("stories.yaml", "instructions.yaml")
-POLITE, RUDE, PADDING = load_data("preferences.yaml").values()
+POLITE, RUDE, PADDING, EVASIVE = load_data("preferences.yaml").values()
 
 
 def people_asked(world: World, part: str) -> list[Value]:

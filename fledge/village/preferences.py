@@ -11,7 +11,7 @@ from math import tanh
 from typing import Any
 
 from fledge.errors import DataError
-from fledge.village.instructions import POLITE, RUDE, check, choices, with_manners
+from fledge.village.instructions import EVASIVE, POLITE, RUDE, check, choices, with_manners
 from fledge.village.instructions import rows as instruction_rows
 from fledge.village.random_stream import Stream, make_key
 from fledge.village.world import World
@@ -39,6 +39,7 @@ def rows(
     temperature: float = 1.0,
     length_bias: float = 0.0,
     label_noise: float = 0.0,
+    evasion: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Yield {"prompt", "chosen", "rejected", "gold_chosen", "gold_rejected", "p_chosen"} and task columns.
 
@@ -47,6 +48,7 @@ def rows(
         temperature: the better answer is chosen with probability 1 / (1 + exp(-difference / temperature)).
         length_bias: what the people who choose add to gold, per word.
         label_noise: share of pairs that are turned round afterwards.
+        evasion: share of the wrong answers that evade the question; the others say something false.
 
     `p_chosen` is the exact probability, all noise included, with which this answer was to be chosen.
     """
@@ -57,9 +59,9 @@ def rows(
     key = world.key("preferences", part)
     for number, row in enumerate(instruction_rows(world, part, count)):
         stream = Stream(make_key(key, number))
-        first = second = _any_answer(row, stream)
+        first = second = _any_answer(row, stream, evasion)
         while second == first:
-            second = _any_answer(row, stream)
+            second = _any_answer(row, stream, evasion)
         golds = gold(row, first), gold(row, second)
         difference = golds[0] - golds[1] + length_bias * (len(first.split()) - len(second.split()))
         chance = (1 + tanh(difference / temperature / 2)) / 2  # the logistic function; never overflows
@@ -84,9 +86,12 @@ def best_agreement(rows: list[dict[str, Any]]) -> float:
     return sum(max(row["p_chosen"], 1 - row["p_chosen"]) for row in rows) / len(rows)
 
 
-def _any_answer(row: dict[str, Any], stream: Stream) -> str:
+def _any_answer(row: dict[str, Any], stream: Stream, evasion: float) -> str:
     answer = row["messages"][1]["content"]
-    return with_manners(answer if stream.below(2) else wrong_answer(row, answer, stream), stream)
+    if not stream.below(2):
+        evades = evasion > 0 and stream.below(1000) < 1000 * evasion
+        answer = str(stream.pick(EVASIVE)) if evades else wrong_answer(row, answer, stream)
+    return with_manners(answer, stream)
 
 
 def wrong_answer(row: dict[str, Any], answer: str, stream: Stream) -> str:

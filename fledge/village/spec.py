@@ -17,7 +17,7 @@ PARTS = ("train", "test")
 DIALS = {  # with the largest value of each
     "instructions": {"manners": 1.0},
     "messages": {"comparisons": 1.0},
-    "preferences": {"temperature": 1e9, "length_bias": 1e9, "label_noise": 0.5},
+    "preferences": {"temperature": 1e9, "length_bias": 1e9, "label_noise": 0.5, "evasion": 1.0},
 }
 
 _SPEC = re.compile(

@@ -3,7 +3,7 @@
 import pytest
 
 from fledge.errors import DataError
-from fledge.village.instructions import PADDING, POLITE
+from fledge.village.instructions import EVASIVE, PADDING, POLITE, check
 from fledge.village.preferences import best_agreement, gold, rows, score
 from fledge.village.world import make_world
 
@@ -22,7 +22,7 @@ def agreement(found: list[dict]) -> float:
     ) / len(found)
 
 
-@pytest.mark.parametrize("dials", [{}, {"temperature": 0.3}, {"label_noise": 0.2}])
+@pytest.mark.parametrize("dials", [{}, {"temperature": 0.3}, {"label_noise": 0.2}, {"evasion": 0.5}])
 def test_gold_agrees_as_often_as_the_ceiling_says(dials: dict) -> None:
     found = pairs(**dials)
     ceiling = best_agreement(found)
@@ -79,3 +79,19 @@ def test_impossible_dials_are_refused() -> None:
         pairs(temperature=0.0)
     with pytest.raises(DataError, match=r"label_noise in 0-0\.5"):
         pairs(label_noise=0.7)
+
+
+def evades(answer: str) -> bool:
+    return any(phrase in answer for phrase in EVASIVE)
+
+
+@pytest.mark.parametrize(("evasion", "low", "high"), [(0.0, 0.0, 0.0), (0.3, 0.25, 0.35), (1.0, 1.0, 1.0)])
+def test_stated_share_of_wrong_answers_evades_the_question(evasion: float, low: float, high: float) -> None:
+    answers = [(row, row[side]) for row in pairs(evasion=evasion) for side in ("chosen", "rejected")]
+    wrong = [evades(answer) for row, answer in answers if not check(row, answer)]
+    assert low <= sum(wrong) / len(wrong) <= high
+    assert not any(evades(answer) for row, answer in answers if check(row, answer))
+
+
+def test_no_evasive_phrase_answers_any_question() -> None:
+    assert not any(check(row, phrase) for row in pairs() for phrase in EVASIVE)
