@@ -68,6 +68,8 @@ class ValidationConfig(Config):
 class LoraConfig(Config):
     """Low-rank adapters in place of training all weights."""
 
+    idle = {("rank", False): ("alpha", "dropout", "targets")}
+
     rank: int = Field(0, ge=0, description="of the adapters; 0: all weights are trained")
     alpha: float | None = Field(None, gt=0, description="scale of the adapters; none: twice the rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapters' inputs dropped")
@@ -98,6 +100,7 @@ class ClassifyConfig(TrainingConfig):
 
     stage: ClassVar[str] = "finetune"
     command: ClassVar[str] = "classify"
+    idle = {("label_budget", False): ("label_steps", "label_draws"), ("folds", True): ("split.test_share",)}
 
     model: ModelName
     data: list[str] = Field(min_length=1, description="labelled texts: files, folders, globs; repeatable")

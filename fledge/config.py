@@ -7,7 +7,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -44,6 +44,8 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
     )
+    # Which settings do nothing while another has a value, or is given (True), or isn't (False).
+    idle: ClassVar[dict[tuple[str, str | bool], tuple[str, ...]]] = {}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -224,6 +226,25 @@ def load(config_class: type[C], file: Path | None, overrides: Mapping[FieldPath,
     except ValidationError as error:
         problems = [_explain(problem, config_class, file, lines, overrides) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def refuse_idle(config: Config, typed: Iterable[FieldPath]) -> None:
+    """Refuse options that would do nothing; a config file may list all settings, so there they are left alone.
+
+    Raises:
+        ConfigError: one line an option.
+    """
+    problems = []
+    for path in typed:
+        for n in range(len(path)):
+            group = get(config, path[:n])
+            for (name, value), names in group.idle.items():
+                found, other = get(group, (name,)), flag((*path[:n], name))
+                if ".".join(path[n:]) in names and value in (found, bool(found)):
+                    beside = f"with {other} {found}" if value else f"without {other}"
+                    problems.append(f"{flag(path)} does nothing {beside}; change that, or leave this out")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def values_in(config_class: type[Config], file: Path) -> dict[FieldPath, Any]:

@@ -62,8 +62,9 @@ def build(config_class: type[CommandConfig]) -> click.Command:
 
 
 def _common_options(config_class: type[CommandConfig]) -> list[click.Parameter]:
+    config = "a shipped config or a YAML file, in place of default.yaml, whose values stand as defaults below"
     options: list[click.Parameter] = [
-        click.Option(["--config"], metavar="NAME|PATH", help="a shipped config or a YAML file"),
+        click.Option(["--config"], metavar="NAME|PATH", help=config),
         click.Option(["--dry-run"], is_flag=True, help="print the resolved config and stop"),
         click.Option(["--json", "as_json"], is_flag=True, help="end with one JSON object on stdout"),
         click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
@@ -153,6 +154,7 @@ def _carry_out(config_class: type[CommandConfig], names: dict[str, FieldPath], v
     else:
         default = configs.shipped(config_class, "default")
         resolved = configs.load(config_class, file or (default if default.is_file() else None), overrides)
+        configs.refuse_idle(resolved, overrides)
         if values["dry_run"]:
             _show_config(resolved, values["as_json"])
             return

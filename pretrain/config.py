@@ -23,7 +23,7 @@ Sequences = Annotated[int, Field(json_schema_extra={"unit": "sequences"})]
 
 
 class ModelConfig(Config):
-    """The shape of the model to make; left out with --init, where the parent's shape holds."""
+    """The shape of the model to make; with --init the parent's holds, but for a smaller context."""
 
     architecture: str = Field("qwen3", description="a module in fledge/models: gpt2, qwen3, nanochat")
     context: Tokens = Field(256, ge=2, description="longest input")
@@ -93,6 +93,8 @@ class EngineConfig(Config):
 class OptimConfig(Config):
     """The optimizer: AdamW for all weights, or Muon for the 2-D ones of the blocks and AdamW for the rest."""
 
+    idle = {("optimizer", "adamw"): ("muon_learning_rate", "momentum")}
+
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: for 2-D weights, AdamW for the rest")
     learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak")
     muon_learning_rate: float = Field(0.02, gt=0, description="Muon's peak")
@@ -105,6 +107,8 @@ class OptimConfig(Config):
 
 class ScheduleConfig(Config):
     """The learning rate over a run, as a share of its peak."""
+
+    idle = {("kind", "cosine"): ("decay",)}
 
     kind: Literal["wsd", "cosine"] = Field("wsd", description="wsd: warmup, stable, linear decay")
     warmup: float = Field(0.02, ge=0, le=1, description="share of the steps until the peak")
@@ -157,6 +161,16 @@ class TrainConfig(CommandConfig):
         "data": "any",  # elsewhere; what is in it may not change
         "engine.patience": "any",
         "profile": "any",
+    }
+    idle = {
+        ("size", True): (
+            "model.layers",
+            "model.width",
+            "model.heads",
+            "model.kv_heads",
+            "batch.sequences",
+            "optim.learning_rate",
+        )
     }
 
     data: str = Field(description="token shards: a `pretrain prepare` run, or its shards folder")
@@ -273,6 +287,7 @@ class PrepareConfig(TextInputConfig):
     stage: ClassVar[str] = "pretrain"
     command: ClassVar[str] = "prepare"
     resumable: ClassVar[dict[str, Literal["any", "more"]]] = {"threads": "any", "checkpoint_megabytes": "any"}
+    idle = {(other, True): ("validation_share",) for other in ("validation_input", "validation_tail")}
 
     tokenizer: str = Field(description="a tokenizer run, a model folder, GPT-2's own files or a hub name")
     validation_input: list[str] = Field([], description="text to hold out, instead of a share of the input")

@@ -79,11 +79,19 @@ class AdvantageConfig(Config):
 class KlConfig(Config):
     """The price of leaving the reference."""
 
+    idle = {("target", False): ("horizon",)}
+
     weight: float = Field(0.05, ge=0, description="beta, reward a nat; the first one where it is led to a target")
     estimator: Literal["k1", "k3"] = Field("k1", description="of each token's KL in the reward; see rlhf/kl.py")
     target: Nats = Field(0.0, ge=0, description="the weight is led to this KL; 0: it is fixed")
     horizon: Episodes = Field(2000, ge=1, description="how slowly it is led")
     budget: Nats = Field(0.0, ge=0, description="training ends when a step's mean KL an answer passes this; 0: never")
+
+    @model_validator(mode="after")
+    def _can_be_led(self) -> "KlConfig":
+        if self.target and not self.weight:
+            raise ValueError("--kl.weight 0 can't be led to --kl.target, as it is led by factors; give a first weight")
+        return self
 
 
 class RewardShapeConfig(ScoresConfig):

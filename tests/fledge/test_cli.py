@@ -48,6 +48,51 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], message: str, capsys: 
     assert message in capsys.readouterr().err
 
 
+TRAIN, CLASSIFY = ["pretrain", "train", "--data=x"], ["finetune", "classify", "m", "--data=x"]
+PREPARE = ["pretrain", "prepare", "--input=x", "--tokenizer=t"]
+PPO = ["rlhf", "ppo", "m", "--reward=x", "--prompts=x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TRAIN, "--size=2", "--optim.learning-rate=1"], "--optim.learning-rate does nothing with --size"),
+        ([*TRAIN, "--size=2", "--model.layers=5"], "--model.layers does nothing with --size 2"),
+        (
+            [*TRAIN, "--optim.optimizer=adamw", "--optim.momentum=0.1"],
+            "--optim.momentum does nothing with --optim.optimizer adamw; change that, or leave this out",
+        ),
+        (
+            [*TRAIN, "--schedule.kind=cosine", "--schedule.decay=1"],
+            "--schedule.decay does nothing with --schedule.kind",
+        ),
+        ([*PREPARE, "--validation-tail=0.1", "--validation-share=0.2"], "--validation-share does nothing with"),
+        ([*CLASSIFY, "--lora.alpha=8"], "--lora.alpha does nothing without --lora.rank"),
+        ([*CLASSIFY, "--folds=2", "--split.test-share=0.5"], "--split.test-share does nothing with --folds"),
+        ([*CLASSIFY, "--label-draws=3"], "--label-draws does nothing without --label-budget"),
+        ([*PPO, "--kl.horizon=9"], "--kl.horizon does nothing without --kl.target"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, "--dry-run"]) == 1
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_file_may_hold_settings_that_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*CLASSIFY, "--dry-run"]) == 0
+    whole = capsys.readouterr().out
+    (tmp_path / "own.yaml").write_text(whole, encoding="utf-8")
+    assert run(["finetune", "classify", f"--config={tmp_path}/own.yaml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == whole
+
+
+def test_the_help_says_which_config_its_defaults_are_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "train", "--help"]) == 0
+    assert "in place of default.yaml, whose values stand as defaults below" in " ".join(capsys.readouterr().out.split())
+
+
 def test_missing_required_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pretrain", "train"]) == 1
     assert "error: --data is required" in capsys.readouterr().err

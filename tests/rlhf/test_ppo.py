@@ -317,6 +317,13 @@ def test_a_minibatch_that_does_not_divide_is_an_error(
     assert "batch.minibatch 3 does not divide rollout.episodes 8" in error_of(capsys)
 
 
+def test_a_weight_of_zero_cannot_be_led_to_a_target(
+    qwen3: Path, likes_e: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(qwen3, likes_e, tmp_path / "r", "--kl.target=6", "--kl.weight=0") == 1
+    assert "--kl.weight 0 can't be led to --kl.target" in error_of(capsys)
+
+
 def test_adapters_in_several_processes_are_an_error(
     qwen3: Path, likes_e: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
