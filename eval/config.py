@@ -141,7 +141,7 @@ class SelfcheckConfig(CommandConfig):
 
     model: ModelName
     data: list[str] = Field(
-        ["village:hamlet/instructions#8"], description="texts or conversations to check with; repeatable"
+        ["village:hamlet/instructions"], description="texts or conversations to check with; repeatable"
     )
     rows: int = Field(8, ge=2, description="of the data that are used", json_schema_extra={"unit": "rows"})
     max_tokens: Tokens = Field(64, ge=8, description="of each text that are read")

@@ -139,6 +139,10 @@ def pair(row: dict[str, str]) -> list[dict[str, str]]:
     return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
 
 
+def test_as_many_rows_are_read_as_asked_for_without_data() -> None:
+    assert len(selfcheck._read(SelfcheckConfig(model="x", rows=20))[0]) == 20
+
+
 def test_too_little_data_is_an_error(model_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "one.txt"
     file.write_text("Only one text.", encoding="utf-8")
