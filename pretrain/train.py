@@ -31,7 +31,10 @@ def run(settings: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     origin = parent.load(settings, data) if settings.init and not folder.resumes_from else None
     if origin:
         settings = config.with_values(settings, parent.model_settings(settings, origin.model))
-        console.note(f"the config's group 'model' is left out: the shape is that of {origin.path}")
+        windows = f"{settings.model.context} tokens, of {origin.model.config.context} that it can read"
+        console.note(
+            f"the config's group 'model' is left out: the shape is that of {origin.path}; windows are of {windows}"
+        )
     settings = _with_steps_in_budget(settings, data, origin)
     folder.freeze(settings)
     folder.track_with(settings.run.trackers)
