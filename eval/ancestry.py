@@ -63,12 +63,12 @@ def life(runs: Sequence[Path]) -> list[Stage]:
         RunError: a lineage.json can't be read.
     """
     stages: dict[Path, Stage] = {}
-    hashes: dict[Path, str] = {}
+    hashes: dict[tuple[Path, str], str] = {}
 
-    def sha256(folder: Path) -> str:
-        key = folder.resolve()
+    def sha256(folder: Path, kind: str) -> str:
+        key = (folder.resolve(), kind)
         if key not in hashes:
-            hashes[key] = lineage.sha256_folder(folder)
+            hashes[key] = lineage.sha256_folder(folder, kind)
         return hashes[key]
 
     def visit(path: Path) -> None:
@@ -87,7 +87,7 @@ def life(runs: Sequence[Path]) -> list[Stage]:
                     inherited |= set(_sources(above.record))
         made = [path / name for name in PRODUCTS if (path / name).is_dir()]
         sources = [source for source in _sources(record) if source not in inherited]
-        product = sha256(made[0]) if made else None
+        product = sha256(made[0], made[0].name) if made else None
         stages[path.resolve()] = Stage(path, record, links, sources, product, depth)
         bar.advance()
 
@@ -97,11 +97,11 @@ def life(runs: Sequence[Path]) -> list[Stage]:
     return sorted(stages.values(), key=lambda stage: stage.depth)
 
 
-def _link(run: Path, record: dict[str, Any], sha256: Callable[[Path], str]) -> Link:
+def _link(run: Path, record: dict[str, Any], sha256: Callable[[Path, str], str]) -> Link:
     part, is_run = lineage.located(run, record), "run" in record
     state: Literal["same", "changed", "missing"] = "missing"
     if part.is_dir():
-        state = "same" if sha256(part) == record["sha256"] else "changed"
+        state = "same" if sha256(part, record["kind"]) == record["sha256"] else "changed"
     owner = part.parent if is_run else part
     return Link(record["kind"], owner, is_run and (state == "missing" or rundir.is_run(owner)), record["sha256"], state)
 

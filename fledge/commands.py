@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fledge import atomic, checkpoints, config, console, lineage, processes, rundir
+from fledge import atomic, checkpoints, config, console, hub, lineage, processes, rundir
 from fledge.config import CommandConfig, FieldPath
 from fledge.errors import FledgeError, Interrupted, RunError, RunFailed, UsageError
 from fledge.rundir import RunFolder
@@ -97,7 +97,7 @@ def _where_it_began(path: Path) -> Iterator[Path]:
 def _resume(
     config_class: type[CommandConfig], path: Path, file: Path | None, overrides: Mapping[FieldPath, Any]
 ) -> Result:
-    with _joined(config_class), rundir.shared(lambda: rundir.reopen(path)) as folder:
+    with _joined(config_class), rundir.shared(lambda: rundir.reopen(path)) as folder, hub.as_recorded(_record(path)):
         resolved = resumed_config(config_class, path, file, overrides)
         wants_more = _asks_for_more(config_class, path, resolved)
         done = processes.same(rundir.read_result(path))  # all have read before one writes

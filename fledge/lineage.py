@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fledge import hub
 from fledge.errors import RunError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "tiktoken", "datasets", "trl", "peft", "deepspeed", "numpy")
@@ -25,10 +26,16 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_folder(folder: Path) -> str:
-    """Hex SHA-256 over the names and contents of a folder's files; model cards and dot files don't count."""
+def sha256_folder(folder: Path, kind: str = "model") -> str:
+    """Hex SHA-256 over the names and contents of a folder's files; model cards and dot files don't count.
+
+    Args:
+        kind: what the folder is used as; in the hub's cache, to which others add, what is read for that counts.
+    """
     digest = hashlib.sha256()
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
+    if hub.origin(folder):
+        files = [file for file in files if hub.is_read(file.relative_to(folder).as_posix(), kind)]
     for file in files:
         name = file.relative_to(folder).as_posix()
         if not any(part.startswith(".") for part in name.split("/")):
@@ -69,8 +76,9 @@ def place(run: Path) -> dict[str, str]:
 
 
 def parent(path: Path, kind: str) -> dict[str, Any]:
-    """The record of one parent folder: kind, path as given, hash of its content, the run it is part of."""
-    record: dict[str, Any] = {"kind": kind, "path": os.fspath(path), "sha256": sha256_folder(path)}
+    """The record of one parent folder: kind, path as given (or hub name and commit), hash, the run it is part of."""
+    record: dict[str, Any] = {"kind": kind, "path": os.fspath(path), **hub.origin(path)}
+    record["sha256"] = sha256_folder(path, kind)
     if (path.parent / "lineage.json").is_file():
         record["run"] = os.fspath(path.parent)
     return record
@@ -79,7 +87,9 @@ def parent(path: Path, kind: str) -> dict[str, Any]:
 def located(run: Path, record: dict[str, Any]) -> Path:
     """Where a parent of a run lies: as recorded; or the same content where it was, as far off, or beside the run."""
     path = Path(record["path"])
-    if path.is_dir():
+    if "commit" in record and hub.cached(record).is_dir():
+        return hub.cached(record)
+    if "commit" in record or path.is_dir():
         return path
     known = read(run)
     began = Path(known.get("working_folder", "."))

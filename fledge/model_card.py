@@ -8,7 +8,7 @@ LIMITS = (
 )
 
 
-def write(title: str, record: dict[str, Any], metrics: list[str], licences: list[str] | None = None) -> str:
+def write(title: str, record: dict[str, Any], metrics: list[str]) -> str:
     """A model card as Markdown.
 
     Args:
@@ -20,9 +20,14 @@ def write(title: str, record: dict[str, Any], metrics: list[str], licences: list
     lines += [f"- {metric}" for metric in metrics]
     lines += ["", "## Lineage", ""]
     for parent in record.get("parents", []):
-        lines.append(f"- {parent['kind']}: `{parent['path']}` (sha256 {parent['sha256'][:16]})")
+        named = f"`{parent['path']}`" + (f" at commit {parent['commit'][:12]}" if "commit" in parent else "")
+        licence = f", licence {parent['licence']}" if "licence" in parent else ""
+        lines.append(f"- {parent['kind']}: {named} (sha256 {parent['sha256'][:16]}{licence})")
     if record.get("git_commit"):
         lines.append(f"- fledge at commit {record['git_commit'][:12]}")
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    lines += [f"- {versions}", f"- data licences: {', '.join(licences or []) or 'not stated by the sources'}"]
+    data = record.get("data", [])
+    entries = data.get("sources", []) if isinstance(data, dict) else data
+    licences = [f"{e['source']}: {e['licence']}" for e in entries if isinstance(e, dict) and "licence" in e]
+    lines += [f"- {versions}", f"- data licences: {', '.join(licences) or 'not stated by the sources'}"]
     return "\n".join([*lines, "", "## Limits", "", LIMITS, ""])

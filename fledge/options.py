@@ -130,10 +130,10 @@ class _Named(click.types.StringParamType):
 
 
 def _carry_out(config_class: type[CommandConfig], names: dict[str, FieldPath], values: dict[str, Any]) -> None:
-    from fledge import commands
+    from fledge import commands, hub
     from fledge.errors import UsageError
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing contacts the network unless a hub name is given
+    os.environ.setdefault("HF_HUB_OFFLINE", hub.OFFLINE)  # nothing contacts the network unless a hub name is given
     overrides = {
         path: list(value) if isinstance(value, tuple) else value
         for name, path in names.items()

@@ -26,7 +26,6 @@ SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING, "<|reserved_
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 _ROLES = ("eos_token", "pad_token", "bos_token", "unk_token")
 _OWN_ROLES = {"eos_token": END_OF_TEXT, "pad_token": PADDING}
-_HUB_FILES = ["tokenizer*", "vocab.json", "merges.txt", "*_tokens*.json", "chat_template*"]
 _FILES = ("tokenizer.json", "encoder.json + vocab.bpe", "vocab.json + merges.txt")
 
 
@@ -180,7 +179,7 @@ def find_folder(path: str | Path) -> Path:
     Raises:
         ModelError: no such folder, or no tokenizer in it.
     """
-    folder = hub.folder(path, _HUB_FILES, "run, tokenizer or model folder")
+    folder = hub.folder(path, "tokenizer", "run, tokenizer or model folder")
     if folder.is_file():
         folder = folder.parent
     for candidate in (folder, folder / "tokenizer", folder / "model"):

@@ -29,7 +29,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the trainers ping the hub when they start
+from fledge import hub
+
+os.environ.setdefault("HF_HUB_OFFLINE", hub.OFFLINE)  # the trainers ping the hub when they start
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch

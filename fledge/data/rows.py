@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from fledge import console, hub
 from fledge.data import sources as src
 from fledge.data.sources import Source
-from fledge.errors import DataError, first_line
+from fledge.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -282,14 +282,15 @@ def _parquet_rows(source: Source, columns: list[str] | None) -> Iterator[dict[st
 
 def _hub_rows(source: Source) -> Iterator[dict[str, Any]]:
     """The rows of `owner/name[:subset]`, split `train`, streamed."""
+    name, _, subset = source.name.partition(":")
     hub.go_online()
+    commit = hub.facts(name, "dataset")["commit"]
     import datasets
 
-    name, _, subset = source.name.partition(":")
     try:
-        yield from datasets.load_dataset(name, subset or None, split="train", streaming=True)
+        yield from datasets.load_dataset(name, subset or None, split="train", streaming=True, revision=commit)
     except Exception as error:  # the library and its transports have dozens of classes
-        raise DataError(
-            f"{source.name}: no such path here, and the hub can't give it ({first_line(error)}); "
-            "check the name and the connection"
-        ) from None
+        if "Config name is missing" in str(error):
+            known = datasets.get_dataset_config_names(name, revision=commit)
+            raise DataError(f"{name}: has several subsets ({', '.join(known)}); give {name}:{known[0]}") from None
+        raise DataError(hub.refusal(source.name, error)) from None

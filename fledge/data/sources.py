@@ -192,13 +192,18 @@ def _gzip_length(source: Source) -> int:
 
 
 def describe(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """What lineage records of each source: name, size and hash of a file."""
-    return [
-        {"source": s.name, "size_bytes": s.size_bytes, "sha256": sha256_file(s.path)}
-        if s.kind == "file"
-        else {"source": s.name}
-        for s in sources
-    ]
+    """What lineage records of each source: name; size and hash of a file; commit and licence of a hub data set.
+
+    Raises:
+        DataError: the hub can't tell.
+    """
+    return [{"source": source.name, **_content(source)} for source in sources]
+
+
+def _content(source: Source) -> dict[str, Any]:
+    if source.kind == "file":
+        return {"size_bytes": source.size_bytes, "sha256": sha256_file(source.path)}
+    return hub.facts(source.name.split(":")[0], "dataset") if source.kind == "hub" else {}
 
 
 def total_size_bytes(sources: Sequence[Source]) -> int | None:

@@ -19,7 +19,6 @@ from fledge.models.linear import quicken
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 _LANGUAGE_MODEL = re.compile(r"(ForCausalLM|LMHeadModel|GPT2Model|Qwen3Model|NanoChatModel)$")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.bpe", "*.model"]
 
 
 def find_model(path: str | Path) -> Path:
@@ -28,7 +27,7 @@ def find_model(path: str | Path) -> Path:
     Raises:
         ModelError: there is no model, or more than one; says what there is instead.
     """
-    folder = hub.folder(path, _HUB_FILES, "run or model folder")
+    folder = hub.folder(path, "model", "run or model folder")
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
@@ -175,7 +174,7 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
     Raises:
         ModelError: transformers can't load it, or other weights are missing or of another shape.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", hub.OFFLINE)
     import transformers
 
     transformers.logging.set_verbosity_error()  # it reports each new weight

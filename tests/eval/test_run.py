@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,8 +12,12 @@ from eval.harness import find_task
 from eval.items import LogLikelihood
 from eval.run import find_suite
 from eval.tasks import preferences
+from fledge import hub
 from fledge.__main__ import run
 from fledge.data.rows import Row
+
+if TYPE_CHECKING:
+    from conftest import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,6 +91,21 @@ def test_other_data_or_limit_is_measured_for_itself(
         found = results(capsys, str(model_folder), *arguments)
         assert found["results"]["village_pairs"]["accuracy"]["n"] == n
     assert len(list((tmp_path / "out").glob("village_pairs-*.json"))) == 2
+
+
+def test_data_of_the_hub_that_changed_is_measured_again(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], hub_server: "Hub"
+) -> None:
+    def bits(text: str) -> float:
+        hub_server.put("owner/text", {"a.jsonl": json.dumps({"text": text}).encode()}, "datasets")
+        hub._known.clear()
+        found = results(capsys, str(model_folder), "--task=perplexity", "--data=owner/text", f"--out={tmp_path}/out")
+        return float(found["results"]["perplexity"]["bits_per_byte"]["value"])
+
+    first = bits("Anna has a dog. " * 9)
+    assert bits("Der Hund sieht den Bach. " * 9) != first
+    assert bits("Anna has a dog. " * 9) == first
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """`fledge finetune instruct`: masks, packing, new tokens, adapters, exact resume, results, errors."""
 
 import json
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -11,12 +12,16 @@ import transformers
 
 from finetune import supervised, vocabulary
 from finetune.supervised import Example
+from fledge import hub
 from fledge.__main__ import run
 from fledge.data.conversations import Conversation
 from fledge.errors import ConfigError, DataError, ModelError
 from fledge.models import adapters, classifier, folder
 from fledge.models.loss import IGNORED
 from fledge.tokens import TextTokenizer
+
+if TYPE_CHECKING:
+    from conftest import Hub
 
 QUICK = [
     "--run.threads=1",
@@ -39,6 +44,14 @@ def instruct(base: Path, out: Path, *more: str) -> int:
 
 def weights(path: Path) -> bytes:
     return (path / "model" / "model.safetensors").read_bytes()
+
+
+def cut(folder: Path) -> None:
+    """Make `cut` of the run `whole`: as if it had been killed after step 4."""
+    shutil.copytree(folder / "whole", folder / "cut")
+    for gone in ("checkpoints/step-000006", "model"):
+        shutil.rmtree(folder / "cut" / gone)
+    (folder / "cut" / "result.json").unlink()
 
 
 def result_of(path: Path) -> dict[str, Any]:
@@ -265,15 +278,37 @@ def test_what_has_not_learned_has_the_loss_of_its_parent_in_bfloat16_too(qwen3: 
 @pytest.mark.parametrize("lora", [[], ["--lora.rank=2", "--lora.dropout=0.1"]], ids=["full", "lora"])
 def test_continued_after_a_kill_the_model_is_the_same_to_the_bit(qwen3: Path, tmp_path: Path, lora: list[str]) -> None:
     assert instruct(qwen3, tmp_path / "whole", *lora) == 0
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for gone in ("checkpoints/step-000006", "model"):
-        shutil.rmtree(tmp_path / "cut" / gone)
-    (tmp_path / "cut" / "result.json").unlink()
+    cut(tmp_path)
     assert run(["finetune", "instruct", "--resume", str(tmp_path / "cut")]) == 0
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     if lora:
         assert result_of(tmp_path / "cut")["merge_same_greedy_tokens"]
         assert result_of(tmp_path / "cut")["merge_max_logit_difference"] < 1e-4
+
+
+def test_a_run_on_the_hub_goes_on_from_the_commits_with_which_it_began(
+    qwen3: Path, tmp_path: Path, hub_server: "Hub"
+) -> None:
+    def commit(answer: str) -> None:
+        rows = [{"prompt": f"Who is {n}?", "completion": f"{answer} {n}."} for n in range(40)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        hub_server.put("owner/talks", {"train.jsonl": lines}, "datasets", cardData={"license": "cc-by-4.0"})
+        files = {file.name: file.read_bytes() for file in qwen3.iterdir()} | {"tokenizer_notes.json": answer.encode()}
+        hub_server.put("owner/base", files, cardData={"license": "other", "license_name": "own"})
+
+    commit("It is")
+    options = [option for option in QUICK if not option.startswith("--data")]
+    start = ["finetune", "instruct", "owner/base", "--config=tiny", "--data=owner/talks", *options]
+    assert run([*start, "--out", str(tmp_path / "whole")]) == 0
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "- data licences: owner/talks: cc-by-4.0\n" in card
+    assert re.search(r"- model: `owner/base` at commit [0-9a-f]{12} \(sha256 [0-9a-f]{16}, licence own\)\n", card)
+
+    cut(tmp_path)
+    commit("No,")
+    hub._known.clear()
+    assert run(["finetune", "instruct", "--resume", str(tmp_path / "cut")]) == 0
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 def test_a_parent_or_data_that_changed_is_not_resumed(

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,9 +11,12 @@ from hypothesis import strategies as st
 
 from fledge.data import text as text_module
 from fledge.data.rows import Reject
-from fledge.data.sources import expand
+from fledge.data.sources import describe, expand
 from fledge.data.text import Cursor, Document, TextReader, pieces, safe_cut
 from fledge.errors import DataError
+
+if TYPE_CHECKING:
+    from conftest import Hub
 
 
 def read(path: Path, **options: object) -> list[Document]:
@@ -93,32 +97,33 @@ def test_the_village_tells_stories() -> None:
     assert all(document.text for document in documents)
 
 
-def test_hub_data_sets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    asked: list[object] = []
-
-    def load_dataset(*arguments: object, **options: object) -> list[dict[str, str]]:
-        asked.extend((*arguments, options))
-        return [{"text": "one"}, {"text": "two"}]
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    documents = list(TextReader(expand(["owner/name:subset"])).documents())
-    assert [document.text for document in documents] == ["one", "two"]
-    assert asked == ["owner/name", "subset", {"split": "train", "streaming": True}]
+def texts_of_the_hub(name: str) -> list[str]:
+    return [document.text for document in TextReader(expand([name])).documents()]
 
 
-def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
+def test_hub_data_sets_are_streamed_at_one_commit(hub_server: "Hub") -> None:
+    commit = hub_server.put("owner/rows", {"a.jsonl": b'{"text": "one"}\n{"text": "two"}\n'}, "datasets")
+    assert texts_of_the_hub("owner/rows") == ["one", "two"]
+    hub_server.put("owner/rows", {"a.jsonl": b'{"text": "other"}\n'}, "datasets")
+    assert texts_of_the_hub("owner/rows") == ["one", "two"]
+    assert describe(expand(["owner/rows"])) == [{"source": "owner/rows", "commit": commit}]
 
-    def load_dataset(*arguments: object, **options: object) -> None:
-        raise ConnectionError("Couldn't reach 'owner/name'\nand more")
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"owner/name: no such path here, and the hub can't give it \(Couldn't"):
-        list(TextReader(expand(["owner/name"])).documents())
+def test_a_data_set_of_several_subsets_wants_one_by_name(hub_server: "Hub") -> None:
+    card = b"---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n- config_name: b\n  data_files: b.jsonl\n---\n"
+    files = {"README.md": card, "a.jsonl": b'{"text": "of a"}\n', "b.jsonl": b'{"text": "of b"}\n'}
+    hub_server.put("owner/rows", files, "datasets", cardData={"license": "mit"})
+    with pytest.raises(DataError, match=r"owner/rows: has several subsets \(a, b\); give owner/rows:a$"):
+        texts_of_the_hub("owner/rows")
+    assert texts_of_the_hub("owner/rows:b") == ["of b"]
+    assert describe(expand(["owner/rows:b"]))[0]["licence"] == "mit"
+
+
+def test_an_unreachable_hub_is_one_line(hub_server: "Hub", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fledge.hub._TIMEOUT_S", 0.2)
+    hub_server.is_silent.set()
+    with pytest.raises(DataError, match=r"^owner/name: no such path here, and the hub can't give it \(.*timed out.*$"):
+        texts_of_the_hub("owner/name")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import sys
-import types
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +13,9 @@ from fledge.errors import ModelError
 from fledge.models import folder as model_folder
 from fledge.models.architecture import LanguageModel, build, find_config
 from fledge.models.folder import find_model, load_model, save_model
+
+if TYPE_CHECKING:
+    from conftest import Hub
 
 IDS = torch.arange(20)[None] * 7 % 50
 
@@ -159,25 +160,16 @@ def test_several_seeds_are_listed(tmp_path: Path) -> None:
         find_model(tmp_path)
 
 
-def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    (tmp_path / "config.json").touch()
-
-    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
-        return str(tmp_path)
-
-    fake = types.ModuleType("huggingface_hub")
-    fake.snapshot_download = snapshot_download  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(model_folder.hub, "go_online", lambda: None)
-    assert find_model("distilgpt2") == tmp_path
-    assert find_model("Qwen/Qwen3-0.6B") == tmp_path
-    for mistyped in ("runs/base", "./Qwen/Qwen3-0.6B", "/no/such", "bases"):
+def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(gpt2_folder: Path, hub_server: "Hub") -> None:
+    hub_server.put("gpt2", gpt2_folder)
+    hub_server.put("owner/run", {"model/config.json": b"{}"})
+    assert torch.equal(load_model("gpt2")(IDS), load_model(gpt2_folder)(IDS))
+    assert find_model("owner/run").parts[-1] == "model"
+    asked = len(hub_server.asked)
+    for mistyped in ("runs/base", "./owner/run", "/no/such", "bases"):
         with pytest.raises(ModelError, match="no such folder"):
             find_model(mistyped)
-    assert asked == ["distilgpt2", "Qwen/Qwen3-0.6B"]
+    assert len(hub_server.asked) == asked
 
 
 @pytest.mark.parametrize(
