@@ -39,6 +39,8 @@ def find_model(path: str | Path) -> Path:
             f"{path}: OpenAI's TensorFlow checkpoint of GPT-2, which can't be read; "
             "use the same weights as a Hugging Face folder (hub name gpt2)"
         )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{path}: adapters without their model; merge them into it with peft, and save that")
     raise ModelError(f"{path}: no model there: no {CONFIG} in it or in its model/")
 
 
@@ -119,13 +121,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             raise ModelError(f"{folder}/{INDEX}: can't be read ({error})") from None
     elif (folder / WEIGHTS).is_file():
         files = [WEIGHTS]
-    elif list(folder.glob("*.bin")):
+    else:
         raise ModelError(
-            f"{folder}: its weights are a pickle (*.bin), which can run code and is not read; "
+            f"{folder}: no weights there (no {WEIGHTS}); pickles (*.bin) can run code and are not read: "
             "save the model again with safetensors"
         )
-    else:
-        raise ModelError(f"{folder}: no weights there (no {WEIGHTS})")
     state: dict[str, Tensor] = {}
     for name in files:
         try:
@@ -172,7 +172,7 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
     Args:
         new_weights: a pattern of the names of weights that need not be there, and are drawn.
     Raises:
-        ModelError: transformers can't load it, or other weights are missing or of another shape.
+        ModelError: transformers can't load it, or not without its code, or weights are missing or of another shape.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", hub.OFFLINE)
     import transformers
@@ -182,6 +182,7 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
     if not any(folder.glob("*.safetensors")):
         read_tensors(folder)  # says what is there instead
     AutoModel = getattr(transformers, f"AutoModelFor{task}")
+    needs_code = "; the Python code it brings (auto_map) is never run" if "auto_map" in read_config(folder) else ""
     try:
         model, found = AutoModel.from_pretrained(
             folder,
@@ -194,8 +195,17 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
             **settings,
         )
     except (OSError, ValueError, RuntimeError, LookupError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers can't load it ({first_line(error)})") from None
+        raise ModelError(f"{folder}: transformers can't load it ({first_line(error)}){needs_code}") from None
     unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     if wrong := sorted(name for name in unset if not re.search(new_weights, name)):
-        raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}")
+        raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}{needs_code}")
+    # A classifier's head takes the place of the language model's.
+    body = "" if task == "CausalLM" else f"{model.base_model_prefix}."
+    if unknown := sorted(name for name in found["unexpected_keys"] if name.startswith(body)):
+        said = f"{folder}: {type(model).__name__} has no place for its weights {', '.join(unknown[:5])}"
+        if needs_code:
+            raise ModelError(said + needs_code)
+        console.warn(f"{said}: they are left out")
+    elif needs_code:
+        console.note(f"{folder}: loaded as transformers' own {type(model).__name__}{needs_code}")
     return model

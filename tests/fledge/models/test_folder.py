@@ -1,6 +1,7 @@
 """Model folders: ours read by transformers and theirs by us, and every way in which one can be wrong."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,10 +173,44 @@ def test_a_hub_name_is_fetched_and_a_mistyped_path_is_not(gpt2_folder: Path, hub
     assert len(hub_server.asked) == asked
 
 
+def test_weights_for_which_transformers_has_no_place_are_named(
+    gpt2_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_weights(gpt2_folder, {"transformer.h.0.gate.weight": torch.ones(2), "value.weight": torch.ones(2)})
+    model_folder.load_by_transformers(gpt2_folder)
+    said = "GPT2LMHeadModel has no place for its weights transformer.h.0.gate.weight, value.weight: they are left out"
+    assert said in capsys.readouterr().err
+    model_folder.auto_model("SequenceClassification", gpt2_folder, None, "score")
+    assert "no place for its weights transformer.h.0.gate.weight: they" in capsys.readouterr().err
+
+
+def test_a_model_that_brings_its_own_code_is_another_where_its_weights_are(
+    gpt2_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_config(gpt2_folder, auto_map={"AutoModelForCausalLM": "own.Model"})
+    model_folder.load_by_transformers(gpt2_folder)
+    never = r"the Python code it brings (auto_map) is never run"
+    assert f"loaded as transformers' own GPT2LMHeadModel; {never}" in capsys.readouterr().err
+    change_weights(gpt2_folder, {"transformer.h.0.gate.weight": torch.ones(2)})
+    with pytest.raises(ModelError, match=rf"no place for .*gate.weight; {re.escape(never)}$"):
+        model_folder.load_by_transformers(gpt2_folder)
+    change_config(gpt2_folder, model_type="own")
+    with pytest.raises(ModelError, match=rf"transformers can't load it .*; {re.escape(never)}$"):
+        model_folder.load_by_transformers(gpt2_folder)
+
+
+def test_a_hub_model_of_pickles_is_told_so_and_none_is_fetched(hub_server: "Hub") -> None:
+    hub_server.put("owner/old", {"config.json": b'{"model_type": "gpt2"}', "pytorch_model.bin": b"pickle"})
+    with pytest.raises(ModelError, match=r"no weights there .*; pickles \(\*.bin\) can run code and are not read"):
+        load_model("owner/old")
+    assert hub_server.downloads("owner/old") == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "no model there"),
+        ({"adapter_config.json": "{}"}, "adapters without their model; merge them"),
         ({"hparams.json": "{}", "checkpoint": ""}, "TensorFlow checkpoint of GPT-2"),
         ({"config.json": "{"}, "config.json: can't be read"),
         ({"config.json": "{}"}, "no model_type"),
