@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval import user_file
-from fledge import hub
+from fledge import console, hub
 from fledge.errors import ConfigError, first_line
 
 # A metric: (predictions, references, **settings) -> float, or a dict of floats.
@@ -92,6 +92,7 @@ def _from_hub(name: str) -> Metric:
     hub.go_online()
     import evaluate
 
+    console.warn(f"{name}: a metric of the hub is a program, which runs on this machine with your rights")
     try:
         metric = evaluate.load(name)
     except Exception as error:  # offline, unknown and broken all have classes of their own

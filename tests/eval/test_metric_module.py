@@ -3,12 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from eval import metric_module
 from eval.metrics.exact_match import exact_match
 from fledge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from conftest import Hub
 
 METRICS = sorted(metric_module.METRICS.glob("[!_]*.py"))
 
@@ -50,6 +54,24 @@ def test_reading_a_metric_does_not_import_evaluate() -> None:
 def test_a_users_own_file_is_a_metric(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def mine(predictions, references):\n    return 0.25\n", encoding="utf-8")
     assert metric_module.find(str(tmp_path / "mine.py"))(["a"], ["b"]) == 0.25
+
+
+def test_a_metric_of_the_hub_is_a_program_and_that_is_said(
+    hub_server: "Hub", capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = (
+        "import datasets\nimport evaluate\n"
+        "class Half(evaluate.Metric):\n"
+        "    def _info(self):\n"
+        "        text = datasets.Value('string')\n"
+        "        features = datasets.Features({'predictions': text, 'references': text})\n"
+        "        return evaluate.MetricInfo(description='', citation='', features=features)\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'half': 0.5}\n"
+    )
+    hub_server.put("owner/half", {"half.py": program.encode()}, "spaces")
+    assert metric_module.find("owner/half")(["a"], ["b"]) == {"half": 0.5}
+    assert "owner/half: a metric of the hub is a program, which runs on this machine" in capsys.readouterr().err
 
 
 def test_unknown_metrics_say_what_there_is(tmp_path: Path) -> None:
