@@ -110,11 +110,11 @@ def _wanted(settings: CompareConfig, subjects: dict[str, list[Subject]]) -> list
 
 
 def _measured_before(settings: CompareConfig, subjects: Sequence[Subject]) -> list[Wanted]:
-    """Each task, with its data and limit, that some model's run has a result of, of its present weights."""
+    """Each task, with its data and limit (or --limit), of which some run has a result of its present weights."""
     found: dict[str, Wanted] = {}
     for subject in subjects:
         for result in results.read_all(subject.run) if subject.run else []:
-            limit = result["settings"]["limit"]
+            limit = settings.limit or result["settings"]["limit"]
             asked = result["settings"].get("dtype_asked", result["settings"]["dtype"])
             if asked != settings.dtype or result["model"]["sha256"] != subject.sha256:
                 continue

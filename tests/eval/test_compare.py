@@ -221,6 +221,12 @@ def test_of_several_limits_the_widest_is_compared_again(
     assert {line["n"] for line in invoke(*runs)["lines"]} == {3}
 
 
+def test_a_limit_holds_for_what_was_measured_before(runs: list[str]) -> None:
+    few = invoke(*runs, "--task", TASK, "--limit", "2")["lines"]
+    invoke(*runs, "--task", TASK, "--limit", "3")
+    assert invoke(*runs, "--limit", "2")["lines"] == few
+
+
 def test_only_measurements_of_these_weights_in_this_number_format_count(runs: list[str], tmp_path: Path) -> None:
     invoke(*runs, "--task", TASK, "--limit", "2")
     settings = CompareConfig(models=runs, device="cpu")
