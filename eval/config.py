@@ -47,6 +47,7 @@ class MeasureConfig(CommandConfig):
     """What every command that measures has: tasks, their data, and how the model runs."""
 
     makes_run: ClassVar[bool] = False
+    idle = {("task", True): ("suite",)}
 
     task: list[str] = Field(
         [], description="in place of the suite: a task's name, a YAML file of your own or lm-eval:NAME; repeatable"

@@ -81,6 +81,8 @@ class LoraConfig(Config):
 class SplitConfig(Config):
     """The test part; taken by a hash of the text, so that no seed moves it."""
 
+    idle = {("num_folds", False): ("fold",), ("num_folds", True): ("test_share",), ("labels", False): ("draw",)}
+
     test_share: Ratio = Field(0.2, gt=0, lt=1, description="of the texts to test on; near-duplicates stay on one side")
     num_folds: int = Field(0, ge=0, description="set by --folds: how many parts there are")
     fold: int = Field(0, ge=0, description="set by --folds: the part that is tested on")

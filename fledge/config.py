@@ -241,7 +241,7 @@ def refuse_idle(config: Config, typed: Iterable[FieldPath]) -> None:
             for (name, value), names in group.idle.items():
                 found, other = get(group, (name,)), flag((*path[:n], name))
                 if ".".join(path[n:]) in names and value in (found, bool(found)):
-                    beside = f"with {other} {found}" if value else f"without {other}"
+                    beside = {True: f"with {other}", False: f"without {other}"}.get(value, f"with {other} {value}")
                     problems.append(f"{flag(path)} does nothing {beside}; change that, or leave this out")
     if problems:
         raise ConfigError("\n".join(problems))

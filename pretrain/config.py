@@ -241,6 +241,7 @@ class PlanConfig(TrainConfig, _ClusterConfig):
     configs_of: ClassVar[str | None] = "train"
     makes_run: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    idle = {**TrainConfig.idle, ("data", True): ("vocab_size",), ("tokens_per_s", True): ("gpu_tflops", "mfu")}
 
     data: str = Field("", description="token shards, for the size of their vocabulary")
 

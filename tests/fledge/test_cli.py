@@ -57,7 +57,7 @@ PPO = ["rlhf", "ppo", "m", "--reward=x", "--prompts=x"]
     ("arguments", "message"),
     [
         ([*TRAIN, "--size=2", "--optim.learning-rate=1"], "--optim.learning-rate does nothing with --size"),
-        ([*TRAIN, "--size=2", "--model.layers=5"], "--model.layers does nothing with --size 2"),
+        ([*TRAIN, "--size=2", "--model.layers=5"], "--model.layers does nothing with --size;"),
         (
             [*TRAIN, "--optim.optimizer=adamw", "--optim.momentum=0.1"],
             "--optim.momentum does nothing with --optim.optimizer adamw; change that, or leave this out",
@@ -70,6 +70,9 @@ PPO = ["rlhf", "ppo", "m", "--reward=x", "--prompts=x"]
         ([*CLASSIFY, "--lora.alpha=8"], "--lora.alpha does nothing without --lora.rank"),
         ([*CLASSIFY, "--folds=2", "--split.test-share=0.5"], "--split.test-share does nothing with --folds"),
         ([*CLASSIFY, "--label-draws=3"], "--label-draws does nothing without --label-budget"),
+        ([*CLASSIFY, "--split.draw=3"], "--split.draw does nothing without --split.labels"),
+        (["eval", "run", "m", "--task=copa", "--suite=full"], "--suite does nothing with --task; change that"),
+        (["plan", "--data=x", "--vocab-size=9"], "--vocab-size does nothing with --data;"),
         ([*PPO, "--kl.horizon=9"], "--kl.horizon does nothing without --kl.target"),
     ],
 )
