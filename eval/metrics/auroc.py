@@ -12,7 +12,8 @@ def auroc(predictions: Sequence[float] | Sequence[Sequence[float]], references: 
 
     Args:
         predictions: of each row the probability of label 1, or of every label: the unweighted mean over labels.
-        references: label numbers; a label that no row or every row has is left out of the mean.
+        references: label numbers; a label that no row or every row has is left out of the mean,
+            which is nan where none is left.
     """
     from sklearn.metrics import roc_auc_score
 
