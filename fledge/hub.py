@@ -102,7 +102,7 @@ def facts(name: str, kind: Literal["model", "dataset"]) -> dict[str, str]:
         go_online()
         from huggingface_hub import HfApi
 
-        console.note(f"{name}: asking the hub")
+        console.note(f"{name}: no folder here, so looked up on the hub")
         try:
             info = getattr(HfApi(), f"{kind}_info")(name, timeout=_TIMEOUT_S)
         except Exception as error:
@@ -120,6 +120,10 @@ def refusal(name: str, error: Exception) -> str:
 
     if isinstance(error, errors.GatedRepoError):
         return f"{name}: gated; ask for access on its page of the hub, then set HF_TOKEN or log in with `hf auth login`"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"{name}: no such path here, and HF_HUB_OFFLINE forbids to ask the hub; unset it"
+    if isinstance(error, errors.RevisionNotFoundError):  # only of a lineage's commits
+        return f"{name}: the commit with which the run began is gone from the hub; start a new run"
     is_unknown = isinstance(error, errors.RepositoryNotFoundError)
     if is_unknown or (isinstance(error, errors.HfHubHTTPError) and error.response.status_code == 401):
         return (

@@ -195,7 +195,8 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
             **settings,
         )
     except (OSError, ValueError, RuntimeError, LookupError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers can't load it ({first_line(error)}){needs_code}") from None
+        reason = "" if needs_code and "custom code" in str(error) else f" ({first_line(error)})"
+        raise ModelError(f"{folder}: transformers can't load it{reason}{needs_code}") from None
     unset = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     if wrong := sorted(name for name in unset if not re.search(new_weights, name)):
         raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(wrong[:5])}{needs_code}")

@@ -106,7 +106,7 @@ def test_the_name_is_told_and_a_hub_that_is_silent_is_not_waited_for(
         ModelError, match=r"owner/name: .* can't give it \(.*timed out.*\); check the name and the conn"
     ):
         fetched()
-    assert "owner/name: asking the hub" in capsys.readouterr().err
+    assert "owner/name: no folder here, so looked up on the hub" in capsys.readouterr().err
     hub_server.is_silent.clear()
     fetched()
     hub._known.clear()
@@ -123,7 +123,7 @@ def test_the_users_own_wish_to_stay_offline_stands(hub_server: "Hub", monkeypatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert fetched().name == commit
-    with pytest.raises(DataError, match="offline mode is enabled"):
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE forbids to ask the hub; unset it"):
         hub.facts("owner/rows", "dataset")
     assert len(hub_server.asked) == asked
 
@@ -134,6 +134,13 @@ def test_a_gated_and_an_unknown_repository_are_named_so(hub_server: "Hub") -> No
         fetched()
     with pytest.raises(ModelError, match="owner/other: .* knows none that you may read; check the name, and HF_TOKEN"):
         fetched("owner/other")
+
+
+def test_a_commit_that_is_gone_is_told_so(hub_server: "Hub") -> None:
+    hub_server.put("owner/name", MODEL)
+    began = {"kind": "model", "path": "owner/name", "commit": "0" * 40}
+    with hub.as_recorded([began]), pytest.raises(ModelError, match="the commit with which the run began is gone from"):
+        fetched()
 
 
 def test_a_full_disk_is_told_with_its_folder(hub_server: "Hub", monkeypatch: pytest.MonkeyPatch) -> None:
