@@ -75,7 +75,8 @@ def life(runs: Sequence[Path]) -> list[Stage]:
         if path.resolve() in stages:
             return
         record = lineage.read(path)
-        links = [_link(path, parent, sha256) for parent in record.get("parents", [])]
+        judges = [reward["model"] for reward in record.get("rewards", []) if "model" in reward]
+        links = [_link(path, parent, sha256) for parent in [*record.get("parents", []), *judges]]
         inherited: set[str] = set()
         depth = 0
         for link in links:

@@ -23,6 +23,7 @@ def make_run(
     command: str,
     part: str = "model",
     parents: tuple[Path, ...] = (),
+    rewards: tuple[Path, ...] = (),
     argv: tuple[str, ...] = (),
     data: Any = (),
     metrics: tuple[dict[str, Any], ...] = (),
@@ -41,6 +42,7 @@ def make_run(
         "versions": {"python": "3.11.7"},
         "data": data,
         "parents": [lineage.parent(parent, parent.name) for parent in parents],
+        "rewards": [{"name": "village"}] + [{"name": str(r), "model": lineage.parent(r, "reward")} for r in rewards],
     }
     (path / "lineage.json").write_text(json.dumps(record))
     write_lines(path / "metrics.jsonl", list(metrics))
@@ -148,7 +150,8 @@ def whole_life(tmp_path: Path) -> Path:
     make_run(
         runs / "ppo",
         "rlhf ppo",
-        parents=(runs / "chat" / "model", runs / "rm" / "model"),
+        parents=(runs / "chat" / "model",),
+        rewards=(runs / "rm" / "model",),
         metrics=tuple({"step": s, "reward": 1 - 1 / (s + 1), "kl": 0.3 * s / (s + 5)} for s in range(1, 21)),
         samples=tuple({"step": s, "prompt": question, "text": "The baker, of course."} for s in (10, 20)),
         result={"reward_before": 0.4, "reward_after": 0.95, "kl": 0.24},
