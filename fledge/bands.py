@@ -9,9 +9,7 @@ GAP_LIMIT = 0.15  # bits per byte above the floor of who knows the village
 BASE_RIGHT_LIMIT = 0.1  # share of facts that a base model may answer: it has not learnt to answer
 CHAT_RIGHT_LIMIT = 0.8  # share of facts about villagers whom fine-tuning never asks about
 SPAM_SHARE_LIMIT = 0.95  # F1 as a share of the best possible accuracy; labels and mistakes are symmetric there
-# Of the way from guessing to the best possible agreement with those who choose. Manners and brevity alone come to 0.64;
-# that an answer is right a model of four layers hardly learns from pairs (LOG.md, "The hamlet's reward model").
-REWARD_SHARE_LIMIT = 0.5
+REWARD_SHARE_LIMIT = 0.9  # of the way from guessing to the best possible agreement with those who choose
 FORGETTING_LIMIT = 0.1  # bits per byte of the stories that PPO may cost
 
 

@@ -21,7 +21,8 @@ VILLAGE = "village:hamlet"
 # All right, in the manners of whoever answered; enough that none is asked twice, else it learns some by heart.
 ANSWERS = "village:hamlet/instructions?manners=0.5#8000"
 MESSAGES = "village:hamlet/messages?comparisons=0#4000"
-PREFERENCES = "village:hamlet/preferences?temperature=0.25#4000"  # clear choices: more to learn from each
+# Wrong answers evade the question: wrong facts, told like right ones, no reward model of this size can see (LOG.md).
+PREFERENCES = "village:hamlet/preferences?temperature=0.5&evasion=1#6400"
 # What a person may put beside the text of --data, by the file's name without its endings; stands for the village's.
 OWN_FILES = ("conversations", "labelled", "preferences")
 # Changes of the shipped presets: by stage, then option.

@@ -172,7 +172,7 @@ def test_a_time_budget_is_shared_out() -> None:
     half = f"{usual / 2:.0f}s"
     assert of(half, "pretrain").time_budget == f"{life.USUAL_S['pretrain'] / 2:.0f}s"  # type: ignore[attr-defined]
     assert of(half, "instruct").run.max_steps == 250  # type: ignore[attr-defined]
-    assert of(half, "reward").data[0].endswith("#2000")  # type: ignore[attr-defined]
+    assert of(half, "reward").data[0].endswith("#3200")  # type: ignore[attr-defined]
     assert of("1h", "instruct").run.max_steps == 500  # type: ignore[attr-defined]
 
 
