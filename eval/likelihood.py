@@ -19,7 +19,7 @@ from torch import Tensor
 from eval.items import Answer, Item, Likelihood
 from eval.token_tree import Tokens, TokenTree, pack
 from fledge import console, device
-from fledge.errors import DataError, ModelError
+from fledge.errors import DataError, ModelError, is_out_of_memory
 from fledge.models.generation import context_of
 from fledge.models.loss import CHUNK, CHUNK_ELSEWHERE
 from fledge.tokens import TextTokenizer
@@ -218,7 +218,7 @@ def halved(num_texts: int, error: RuntimeError) -> int:
     Raises:
         ModelError: not even one fits; the error itself, where it is about something else.
     """
-    if "memory" not in str(error).lower():
+    if not is_out_of_memory(error):
         raise error
     if num_texts == 1:
         raise ModelError("not enough memory for one text; use a machine with more, or --device cpu") from None

@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     import click
 
     from fledge.cli import cli
-    from fledge.errors import FledgeError
+    from fledge.errors import FledgeError, is_out_of_memory
 
     if re.search("[\udc80-\udcff]", "".join(arguments)):  # how Python keeps bytes that are not UTF-8
         return _failed("an argument is not UTF-8; set the terminal to UTF-8, or give the text in a file", 2, arguments)
@@ -51,7 +51,9 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         return _failed("out of memory; use a smaller batch (--batch.*) or model", 1, arguments)
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and sys.stdout is stdout:  # else it is click's answer to a closed pipe

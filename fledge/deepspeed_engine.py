@@ -226,11 +226,11 @@ class DeepSpeedEngine:
         self._engine._config.load_universal_checkpoint = True
         self._load(scratch, UNIVERSAL)
         self._engine._config.load_universal_checkpoint = False
-        # DeepSpeed gives all groups the settings of the first, and all states one and the same count of steps.
+        # DeepSpeed gives all groups the settings of the first, and all states one count of steps, which is on the CPU.
         for group, own in zip(self._engine.basic_optimizer.param_groups, settings, strict=True):
             group.update(own)
-        for moments in self._engine.basic_optimizer.state.values():
-            moments["step"] = moments["step"].clone()
+        for weight, moments in self._engine.basic_optimizer.state.items():
+            moments["step"] = moments["step"].to(weight.device, copy=True)
         processes.wait_for_all()
         if processes.is_first():
             shutil.rmtree(scratch)

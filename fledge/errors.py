@@ -49,6 +49,13 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's own, or torch's of a CPU or GPU."""
+    text = str(error).lower()
+    is_torchs = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate" in text)
+    return is_torchs or isinstance(error, MemoryError)
+
+
 @contextmanager
 def of_row(where: str) -> Iterator[None]:
     """Say of a DataError which row of the data it is about."""

@@ -153,6 +153,8 @@ class Contract(Trainer):
         self._line: dict[str, Any] = {}
         self._tokens_before, self._busy_s, self._clock = 0, 0.0, 0.0
         self._bar: console.Progress | None = None
+        # One process trains on one device; of several GPUs the trainer would make a DataParallel, which TRL refuses.
+        arguments["args"]._n_gpu = min(1, arguments["args"].n_gpu)
         super().__init__(model=job.model, **arguments)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # how transformers 5.19 has it, and 5.17
         self.add_callback(_Flow(self))
@@ -334,7 +336,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; random numbers and training mode are afterwards as before."""
     was_training = model.training
     model.eval()
-    with torch.no_grad(), torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
         yield
     model.train(was_training)
 

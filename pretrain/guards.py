@@ -10,7 +10,7 @@ import numpy as np
 
 from fledge.console import warn
 from fledge.engine import StepResult
-from fledge.errors import RunError, RunFailed
+from fledge.errors import RunError, RunFailed, is_out_of_memory
 from fledge.models.architecture import ModelConfig
 from pretrain.config import GuardConfig
 
@@ -100,8 +100,7 @@ def memory_errors(microbatch: int = 0, sequences: int = 0) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate" not in text:
+        if not is_out_of_memory(error):
             raise
         smaller = next((n for n in range(microbatch // 2, 0, -1) if sequences % n == 0), None)
         advice = (

@@ -47,6 +47,13 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
         self._dtype = dtype
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, with the counts of steps beside their weights, where the fused kernel wants them."""
+        super().load_state_dict(state_dict)
+        for weight, state in self.state.items():
+            if "step" in state:
+                state["step"] = state["step"].to(weight.device)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all weights from their gradients."""

@@ -1,4 +1,4 @@
-"""A hub on this machine, over HTTP; no test reaches another one, nor the user's own cache."""
+"""A hub on this machine, over HTTP; no test reaches another one, nor the user's own cache, nor a GPU unasked."""
 
 import atexit
 import hashlib
@@ -25,6 +25,13 @@ atexit.register(_SOCKET.close)
 os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{_SOCKET.getsockname()[1]}", "HF_HOME": _HOME.name}
 _ROUTE = re.compile(r"/api/(models|datasets|spaces)/(\w+/[\w.-]+|gpt2)(?:/([a-z-]+)/([\w.]+)(?:/(.*))?)?")
 _FILE = re.compile(r"/(?:(datasets|spaces)/)?(\w+/[\w.-]+|gpt2)/resolve/([\w.]+)/(.+)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the tests promise holds on a CPU; a GPU is seen only by those that are about it (`-m gpu`)."""
+    asked = config.getoption("markexpr")
+    if "gpu" not in asked or "not gpu" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 class Hub:

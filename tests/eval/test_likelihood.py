@@ -10,7 +10,7 @@ import torch
 
 from eval.config import TaskConfig
 from eval.items import Item, LogLikelihood
-from eval.likelihood import Scorer
+from eval.likelihood import Scorer, halved
 from eval.subject import Subject
 from eval.tasks import minimal_pairs
 from eval.token_tree import Tokens, TokenTree
@@ -178,6 +178,11 @@ def test_too_little_memory_makes_batches_smaller_and_says_so(
     err = capsys.readouterr().err
     assert "not enough memory for 8 texts at once; going on with 4" in err
     assert "going on with 2" in err
+
+
+def test_a_broken_gpu_is_not_taken_for_a_full_one() -> None:
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        halved(8, RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_a_text_that_fits_into_no_memory_is_an_error(subject: Subject, questions: list[Item]) -> None:

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from fledge.__main__ import run
+from fledge.cli import cli
 from fledge.life_map import following
 
 
@@ -106,6 +109,20 @@ def test_missing_required_settings_are_named(capsys: pytest.CaptureFixture[str])
 def test_an_empty_stop_string_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pretrain", "sample", "anything", "--stop", ""]) == 1
     assert "--stop '': an empty text stands everywhere; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")]
+)
+def test_out_of_memory_anywhere_says_what_to_do(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crowded(*arguments: Any, **others: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "main", crowded)
+    assert run(["finetune", "instruct"]) == 1
+    assert capsys.readouterr().err == "error: out of memory; use a smaller batch (--batch.*) or model\n"
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,19 @@ def microbatches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_training_takes_flash_attention(name: str) -> None:
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error where the kernel can't be used
         assert engine_of(model_of(name)).step(microbatches()).is_finite
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_an_optimizer_goes_on_from_a_state_read_on_the_cpu(kind: str, tmp_path: Path) -> None:
+    whole = engine_of(model_of("qwen3"), kind)
+    whole.step(microbatches())
+    torch.save(whole.optimizer.state_dict(), tmp_path / "state.pt")
+    resumed = engine_of(copy.deepcopy(whole.model), kind)
+    resumed.optimizer.load_state_dict(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
+    for engine in (whole, resumed):
+        engine.step(microbatches())
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

@@ -132,7 +132,7 @@ def test_a_gated_and_an_unknown_repository_are_named_so(hub_server: "Hub") -> No
     hub_server.put("owner/name", MODEL, gated="manual")
     with pytest.raises(ModelError, match="owner/name: gated; ask for access on its page of the hub, then set HF_TOKEN"):
         fetched()
-    with pytest.raises(ModelError, match="owner/other: .* knows none that you may read; check the name, and HF_TOKEN"):
+    with pytest.raises(ModelError, match=r"owner/other: .* knows none that you may read; check the name, and HF_TOKEN"):
         fetched("owner/other")
 
 

@@ -5,12 +5,14 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from fledge import checkpoints, rundir, trainer_bridge
 from fledge.config import CommandConfig, Config, RunConfig
@@ -151,11 +153,27 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, num_batches: in
     assert lines[0] == lines[1]
 
 
-def test_a_launcher_of_one_process_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unwrapped(model: nn.Module, batch: Batch) -> Tensor:
-        assert isinstance(model, Net)
-        return loss(model, batch)
+def unwrapped(model: nn.Module, batch: Batch) -> Tensor:
+    """The loss, of the model itself."""
+    assert isinstance(model, Net)
+    return loss(model, batch)
 
+
+def test_of_several_gpus_one_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = TrainingArguments.__dict__["_setup_devices"]
+
+    def seen(arguments: TrainingArguments) -> torch.device:
+        found = real.__get__(arguments, TrainingArguments)
+        arguments._n_gpu = 8
+        return found
+
+    finding = cached_property(seen)
+    finding.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", finding)
+    assert start(make_job(loss=unwrapped), Settings(), tmp_path / "r").step == 12
+
+
+def test_a_launcher_of_one_process_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")  # also what DeepSpeed leaves behind in a notebook
     assert start(make_job(loss=unwrapped), Settings(), tmp_path / "r").step == 12
 

@@ -1,5 +1,8 @@
 """Muon and AdamW against torch's own."""
 
+from typing import Literal
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -122,6 +125,16 @@ def test_bfloat16_products_still_orthogonalise() -> None:
     assert ((values > 0.6) & (values < 1.3)).all()
     expected = optimizer.orthogonalise(exact, torch.float32)
     assert float((rounded - expected).norm()) < 0.05 * float(expected.norm())
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_state_read_on_the_cpu_goes_to_the_device_of_its_weights(kind: Literal["muon", "adamw"]) -> None:
+    ours, elsewhere = Net(), Net().to("meta")
+    first, second = (optimizer.build(model, OptimConfig(optimizer=kind)) for model in (ours, elsewhere))
+    gradients(ours, 0)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    assert {value.device.type for state in second.state.values() for value in state.values()} == {"meta"}
 
 
 def test_resumed_equals_uninterrupted() -> None:
