@@ -119,32 +119,48 @@ function lineage() {
     if (found.kind === "data" && children.length) found.layer = Math.min(...children) - 1;
   }
   const [width, height, gapX, gapY] = [168, 62, 22, 44];
+  for (const found of nodes.values()) found.width = width;
+  // An edge that passes layers has a narrow place of its own in each, so that no box hides it.
+  const pieces = edges.flatMap((edge) => {
+    const places = [edge.from];
+    for (let layer = nodes.get(edge.from).layer + 1; layer < nodes.get(edge.to).layer; layer++) {
+      places.push(`${edge.from} > ${edge.to} @ ${layer}`);
+      nodes.set(places.at(-1), { name: places.at(-1), layer, width: 12, kind: "passing" });
+    }
+    return [...places, edge.to].slice(1).map((to, i) => ({ ...edge, from: places[i], to }));
+  });
   const layers = [];
   for (const found of nodes.values()) (layers[found.layer] ||= []).push(found);
-  const parentsAt = (found) => edges.filter((edge) => edge.to === found.name).map((edge) => nodes.get(edge.from).x ?? 0);
-  const total = Math.max(...layers.map((layer) => layer.length)) * (width + gapX) + 60;
+  const parentsAt = (found) => pieces.filter((piece) => piece.to === found.name).map((piece) => nodes.get(piece.from).x ?? 0);
+  const across = (layer) => layer.reduce((sum, found) => sum + found.width + gapX, -gapX);
+  const total = Math.max(...layers.map(across)) + 60;
   layers.forEach((layer, row) => {
     const mean = (found) => { const at = parentsAt(found); return at.length ? at.reduce((a, b) => a + b) / at.length : Infinity; };
     layer.sort((a, b) => mean(a) - mean(b) || 0);
-    const start = (total - layer.length * (width + gapX) + gapX) / 2;
-    layer.forEach((found, i) => Object.assign(found, { x: start + i * (width + gapX), y: 6 + row * (height + gapY) }));
+    let x = (total - across(layer)) / 2;
+    for (const found of layer) {
+      Object.assign(found, { x: x + found.width / 2, y: 6 + row * (height + gapY) });
+      x += found.width + gapX;
+    }
   });
   const H = layers.length * (height + gapY) - gapY + 12;
   const picture = svg("svg", { viewBox: `0 0 ${total} ${H}`, width: total, height: H, role: "group", class: "graph", "data-plot": "lineage" });
-  for (const edge of edges) {
-    const [from, to] = [nodes.get(edge.from), nodes.get(edge.to)];
-    // One that passes other layers swings out to the side, so that no box hides it.
-    const swing = to.layer - from.layer > 1 ? (from.x < to.x ? -1 : 1) : 0;
-    const [x1, y1, x2, y2] = [from.x + width / 2 + swing * 50, from.y + height, to.x + width / 2 + swing * 50, to.y];
-    const [bend, reach] = [swing * 66, swing ? 46 : 26];
-    picture.append(svg("path", { class: "edge " + edge.state, d: `M${x1} ${y1}C${x1 + bend} ${y1 + reach} ${x2 + bend} ${y2 - reach} ${x2} ${y2 - 5}` }),
-      svg("path", { class: "tip", d: `M${x2} ${y2}l-4 -7h8z` }));
-    if (edge.state !== "same") picture.append(svg("text", { x: (x1 + x2) / 2 + 6, y: (y1 + y2) / 2 + 4, class: "warning-text" }, edge.state));
+  for (const piece of pieces) {
+    const [from, to] = [nodes.get(piece.from), nodes.get(piece.to)];
+    const [x1, y1, x2, y2] = [from.x, from.y + height, to.x, to.y];
+    const passes = to.kind === "passing";
+    const last = passes ? `V${y2 + height}` : "";
+    picture.append(svg("path", { class: "edge " + piece.state, d: `M${x1} ${y1}C${x1} ${y1 + 26} ${x2} ${y2 - 26} ${x2} ${passes ? y2 : y2 - 5}${last}` }));
+    if (passes) continue;
+    picture.append(svg("path", { class: "tip", d: `M${x2} ${y2}l-4 -7h8z` }));
+    if (piece.state !== "same") picture.append(svg("text", { x: (x1 + x2) / 2 + 6, y: (y1 + y2) / 2 + 4, class: "warning-text" }, piece.state));
   }
   for (const found of nodes.values()) {
-    const box = [svg("title", {}, found.full || found.title), svg("rect", { x: found.x, y: found.y, width, height, rx: 8 }),
-      svg("text", { x: found.x + 12, y: found.y + 21, class: "name" }, cut(found.title, 19)),
-      found.lines.map((line, i) => svg("text", { x: found.x + 12, y: found.y + 37 + i * 15, class: i ? "hash" : "" }, cut(line, 24)))];
+    if (found.kind === "passing") continue;
+    const left = found.x - width / 2;
+    const box = [svg("title", {}, found.full || found.title), svg("rect", { x: left, y: found.y, width, height, rx: 8 }),
+      svg("text", { x: left + 12, y: found.y + 21, class: "name" }, cut(found.title, 19)),
+      found.lines.map((line, i) => svg("text", { x: left + 12, y: found.y + 37 + i * 15, class: i ? "hash" : "" }, cut(line, 24)))];
     picture.append(found.href ? svg("a", { href: found.href, class: "node " + found.kind }, box) : svg("g", { class: "node " + found.kind }, box));
   }
   picture.style.minWidth = `${0.7 * total}px`;  // below that, text is too small: scroll
