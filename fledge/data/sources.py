@@ -90,6 +90,8 @@ def _expand_one(text: str) -> list[Source]:
         return [_file(match) for match in files]
     if hub.looks_like_hub_name(text.split(":")[0]):
         return [Source(text, "hub", "rows")]
+    if path.exists():
+        raise DataError(f"{text}: a pipe or device, which can't be read again on resume; write it to a file first")
     raise DataError(f"{text}: no such file or folder{hub.suggestion(path) or '; check the path'}")
 
 
