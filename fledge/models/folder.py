@@ -31,9 +31,10 @@ def find_model(path: str | Path) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
-    seeds = sorted(seed.parent.as_posix() for seed in folder.glob("seed-*/model"))
-    if seeds:
-        raise ModelError(f"{path}: a run with several seeds; give one of {', '.join(seeds)}")
+    runs = sorted(config.parent.parent for config in folder.glob(f"*/model/{CONFIG}"))
+    if runs:
+        what = "run with several seeds" if runs[0].name.startswith("seed-") else "folder of runs"
+        raise ModelError(f"{path}: a {what}; give one of {', '.join(run.as_posix() for run in runs[:9])}")
     if (folder / "hparams.json").is_file():
         raise ModelError(
             f"{path}: OpenAI's TensorFlow checkpoint of GPT-2, which can't be read; "

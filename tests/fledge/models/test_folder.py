@@ -154,10 +154,19 @@ def test_a_run_folder_means_its_model(gpt2_folder: Path, tmp_path: Path) -> None
     assert find_model(run / "model") == run / "model"
 
 
-def test_several_seeds_are_listed(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        (tmp_path / f"seed-{seed}" / "model").mkdir(parents=True)
-    with pytest.raises(ModelError, match=r"several seeds; give one of .*/seed-0, .*/seed-1$"):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("seed-0", "seed-1"), r"a run with several seeds; give one of .*/seed-0, .*/seed-1$"),
+        (("base", "chat"), r"a folder of runs; give one of .*/base, .*/chat$"),
+    ],
+)
+def test_the_runs_in_a_folder_are_listed(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model" / "config.json").touch()
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(ModelError, match=message):
         find_model(tmp_path)
 
 
