@@ -59,6 +59,13 @@ class Hub:
         return sorted(path.split("/", 5)[5] for path in set(self.asked) if path.startswith(f"GET /{name}/resolve/"))
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *arguments: Any) -> None:
+        """Says nothing of those who did not wait for an answer."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -148,10 +155,9 @@ def _entries(files: dict[str, bytes], folder: str, is_deep: bool, itself: bool =
 
 @pytest.fixture(scope="session")
 def _server() -> Iterator[type[_Handler]]:
-    server = ThreadingHTTPServer(_SOCKET.getsockname(), _Handler, bind_and_activate=False)
+    server = _Server(_SOCKET.getsockname(), _Handler, bind_and_activate=False)
     server.socket.close()
-    server.socket, server.daemon_threads = _SOCKET, True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # of those who did not wait for an answer
+    server.socket = _SOCKET
     server.server_activate()
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     yield _Handler

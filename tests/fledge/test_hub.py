@@ -2,7 +2,7 @@
 
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MODEL = {"config.json": b"{}", "model.safetensors": b"w", "tokenizer.json": b"t", "README.md": b"r"}
 
 
-def fetched(name: str = "owner/name", kind: str = "model") -> Path:
-    return hub.folder(name, kind, "model")  # type: ignore[arg-type]
+def fetched(name: str = "owner/name", kind: Literal["model", "tokenizer"] = "model") -> Path:
+    return hub.folder(name, kind, "model")
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "HuggingFaceFW/fineweb", "gpt2", "openai-community/gpt2"])

@@ -90,6 +90,35 @@ def test_pointing_and_playing_work(
     assert 'data-played="ppo, step 20 of 20: reward 0.952"' in dom  # on from the age of the click
 
 
+def test_no_edge_of_the_lineage_runs_behind_a_box(
+    make_run: Callable[..., Path],
+    make_report: Callable[..., Any],
+    whole_life: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taught = {"parents": (whole_life / "chat" / "model",), "rewards": (whole_life / "rm" / "model",)}
+    asked = make_run(tmp_path / "asked", "rlhf ppo", data=[{"source": "prompts.jsonl"}], **taught)
+    shutil.copytree(report.PAGE, tmp_path / "page")
+    with (tmp_path / "page" / "page.js").open("a") as script:
+        script.write("""
+            const graph = document.querySelector(".graph");
+            const inside = (point, box) => point.x > box.x + 1 && point.x < box.x + box.width - 1
+              && point.y > box.y + 1 && point.y < box.y + box.height - 1;
+            const boxes = [...graph.querySelectorAll("rect")].map((rect) => rect.getBBox());
+            const edges = [...graph.querySelectorAll("path.edge")];
+            const hidden = edges.filter((edge) => [...Array(101).keys()].some((share) =>
+              boxes.some((box) => inside(edge.getPointAtLength(edge.getTotalLength() * share / 100), box))));
+            document.documentElement.dataset.hidden = `${hidden.length} of ${edges.length}`;
+        """)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "page")
+    make_report(asked)
+    hidden = re.search(r'data-hidden="(\d+) of (\d+)"', browse(tmp_path / "report.html", "", "--dump-dom"))
+    assert hidden
+    assert hidden[1] == "0"
+    assert int(hidden[2]) > 8  # the edges were found
+
+
 def test_it_is_seen_by_day_by_night_and_on_a_phone(
     make_report: Callable[..., Any], whole_life: Path, tmp_path: Path
 ) -> None:
