@@ -91,7 +91,7 @@ def _expand_one(text: str) -> list[Source]:
     if hub.looks_like_hub_name(text.split(":")[0]):
         return [Source(text, "hub", "rows")]
     if path.exists():
-        raise DataError(f"{text}: a pipe or device, which can't be read again on resume; write it to a file first")
+        raise DataError(f"{text}: a pipe or device, which can't be read twice; write it to a file first")
     raise DataError(f"{text}: no such file or folder{hub.suggestion(path) or '; check the path'}")
 
 

@@ -77,7 +77,7 @@ def test_lineage_gets_a_hash_of_each_file(folder: Path) -> None:
         ("weights.bin", r"weights\.bin: binary file, not text"),
         ("nothing", r"nothing: folder without data"),
         ("runs/tok", r"runs/tok: no such file"),
-        ("/dev/null", r"/dev/null: a pipe or device, which can't be read again on resume; write it to a file first"),
+        ("/dev/null", r"/dev/null: a pipe or device, which can't be read twice; write it to a file first"),
     ],
 )
 def test_unusable_inputs_are_named(folder: Path, name: str, message: str) -> None:
