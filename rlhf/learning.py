@@ -97,7 +97,7 @@ class Learner:
             *(float(sum(values)) for values in zip(*((p.clipped, p.kl_old, e) for p, e in found), strict=True))
         )
         if not learned.updates:
-            learned.ratio_error = max(float(part.ratio_error) for part, _ in found)
+            learned.ratio_error = max(processes.gathered(max(float(part.ratio_error) for part, _ in found)))
         learned.updates += 1
         learned.tokens += num_tokens
         learned.clipped += clipped

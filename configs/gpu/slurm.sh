@@ -22,7 +22,7 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=$SLURM_NTASKS_PER_NODE
 
-if [ -f "$run/lineage.json" ]; then
+if [ -f "$run/config.yaml" ]; then # written last of what makes a run
   set -- --resume "$run"
 else
   set -- --out "$run" "$@"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fledge import processes
 from fledge.engine import StepResult
 from fledge.errors import RunFailed
 from rlhf import losses
@@ -88,6 +89,11 @@ def test_the_numbers_of_a_step_are_means_over_tokens_and_updates() -> None:
         },
         rel=1e-5,
     )
+
+
+def test_the_ratio_error_is_the_largest_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "gathered", lambda own: [own, 7.0])  # as another process found
+    assert learner(Engine(), Engine()).learn(lesson()).ratio_error == 7
 
 
 @pytest.mark.parametrize("whose", ["policy", "critic"])
