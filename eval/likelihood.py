@@ -20,6 +20,7 @@ from eval.items import Answer, Item, Likelihood
 from eval.token_tree import Tokens, TokenTree, pack
 from fledge import console, device
 from fledge.errors import DataError, ModelError, is_out_of_memory
+from fledge.models.architecture import refuse_nan
 from fledge.models.generation import context_of
 from fledge.models.loss import CHUNK, CHUNK_ELSEWHERE
 from fledge.tokens import TextTokenizer
@@ -70,6 +71,7 @@ class Scorer:
             margin: by how many nats an item's verdict is clear; needed for scoring in bfloat16.
         Raises:
             DataError: a continuation has no tokens.
+            ModelError: a likelihood is not finite.
         """
         groups = self.encode(items)
         if self.dtype_name == "float32" or margin is None:
@@ -199,6 +201,7 @@ class Scorer:
         chunk = CHUNK.get(self._device.type, CHUNK_ELSEWHERE)
         parts = [_chosen(to_logits(some), t) for some, t in zip(kept.split(chunk), targets.split(chunk), strict=True)]
         logprob_E = torch.cat([logprobs for logprobs, _ in parts]).double().cpu().numpy()
+        refuse_nan(logprob_E.sum())
         is_greedy_E = torch.cat([is_greedy for _, is_greedy in parts]).cpu().numpy()
         scores, start = [], 0
         for tree in trees:

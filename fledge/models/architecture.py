@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import importlib
 import importlib.util
+import math
 import re
 from typing import Any, ClassVar, Literal, Self
 
@@ -357,6 +358,12 @@ def refuse(content: dict[str, Any], implemented: dict[str, tuple[Any, ...]]) -> 
                 f"config.json: {key} = {content[key]!r} is not implemented for {content.get('model_type')}; "
                 f"only {' or '.join(map(repr, values))}"
             )
+
+
+def refuse_nan(total: float) -> None:
+    """Raise a ModelError where the sum of what a model gives is no finite number."""
+    if not math.isfinite(total):
+        raise ModelError("the model gives NaN or infinity: its weights are damaged; copy it or train it again")
 
 
 def _some(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from fledge.errors import ModelError
-from fledge.models.architecture import ModelConfig, build
+from fledge.models.architecture import ModelConfig, build, refuse_nan
 from fledge.models.folder import auto_model, find_model, own_config, read_config, read_tensors
 from fledge.models.linear import quicken
 from fledge.tokens import TextTokenizer
@@ -92,7 +92,11 @@ class Classifier:
             yield from logits_NC.softmax(-1).numpy()
 
     def logits(self, ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
-        """float32 (N, C) logits of encoded texts; the model is put into evaluation mode."""
+        """float32 (N, C) logits of encoded texts; the model is put into evaluation mode.
+
+        Raises:
+            ModelError: they are not finite.
+        """
         found_NC = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         self.model.eval()
         device = next(self.model.parameters()).device
@@ -101,6 +105,7 @@ class Classifier:
                 batch_BT, is_real_BT = pad([ids[row] for row in rows], self.pad_id)
                 output = self.model(input_ids=batch_BT.to(device), attention_mask=is_real_BT.to(device))
                 found_NC[rows] = output.logits.float().cpu().numpy()
+        refuse_nan(found_NC.sum())
         return found_NC
 
     def choose(self, probabilities: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fledge.errors import DataError
+from fledge.models.architecture import refuse_nan
 from fledge.models.decoding import decoder
 from fledge.models.sampling import Sampling, choose, row_randomness
 from fledge.tokens import TextTokenizer
@@ -84,6 +85,7 @@ def stream(
             the model's vocabulary beyond the tokenizer's, which models are padded with, are never chosen.
     Raises:
         DataError: a prompt is empty, or with the new tokens does not fit into the model's context.
+        ModelError: the model gives NaN or infinity.
     """
     if not prompts:
         return
@@ -122,7 +124,9 @@ def _steps(
         stops = [watches[row].stop_of(token) for row, token in zip(rows, ids, strict=True)]
         is_last = number + 1 == sampling.max_new_tokens
         finishes: list[Finish | None] = ["stop" if s is not None else "length" if is_last else None for s in stops]
-        yield Step(rows, ids, chosen.logprobs.tolist(), finishes, [stop or None for stop in stops])
+        logprobs = chosen.logprobs.tolist()
+        refuse_nan(sum(logprobs))
+        yield Step(rows, ids, logprobs, finishes, [stop or None for stop in stops])
         kept = _without_finished(finishes)
         if not kept:
             return

@@ -83,7 +83,9 @@ def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor, is_seen_BV:
     # float64: float32 would lose the unlikely tokens of a large vocabulary; in place, as new memory costs more.
     cumulative_BC = probabilities_BC.double().cumsum_(-1)
     total_B1 = cumulative_BC[:, -1:]
-    place_B1 = torch.searchsorted(cumulative_BC, uniform_B[:, None] * total_B1, right=True)
+    place_B1 = torch.searchsorted(cumulative_BC, uniform_B[:, None] * total_B1, right=True).clamp_(
+        max=cumulative_BC.shape[1] - 1
+    )  # NaN
     logprobs_B = (probabilities_BC.gather(1, place_B1) / total_B1).log().float()[:, 0]
     return Chosen((place_B1 if ids_BC is None else ids_BC.gather(1, place_B1))[:, 0], logprobs_B)
 

@@ -1,6 +1,7 @@
 """Scores of texts: against transformers, whatever the batch, the padding and the order."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,16 @@ def test_a_broken_gpu_is_not_taken_for_a_full_one() -> None:
 def test_a_text_that_fits_into_no_memory_is_an_error(subject: Subject, questions: list[Item]) -> None:
     with pytest.raises(ModelError, match="not enough memory for one text"):
         nats(Scorer(Crowded(subject.model, room=0), subject.tokenizer), questions)
+
+
+@pytest.mark.parametrize("damage", [math.nan, math.inf])
+def test_damaged_weights_give_no_likelihoods(
+    tmp_path: Path, make_model: Callable[..., Path], tokenizer: TextTokenizer, questions: list[Item], damage: float
+) -> None:
+    loaded = load(make_model(tmp_path / "model", tokenizer), device="cpu")
+    loaded.model.final_norm.weight.data[3] = damage
+    with pytest.raises(ModelError, match="gives NaN or infinity: its weights are damaged; copy it"):
+        Scorer(loaded.model, tokenizer).answer_items(questions)
 
 
 def test_spaces_at_the_end_of_a_context_begin_the_answer(subject: Subject) -> None:

@@ -98,6 +98,13 @@ def test_a_batch_holds_no_more_tokens_than_allowed() -> None:
     assert all(len(batch) * max(lengths[row] for row in batch) <= 12 or len(batch) == 1 for batch in batches)
 
 
+def test_damaged_weights_give_no_labels(base: Callable[..., Path]) -> None:
+    made = classifier.from_base(base("gpt2"), ["ham", "spam"])
+    made.model.score.weight.data[1, 0] = np.nan
+    with pytest.raises(ModelError, match="gives NaN or infinity: its weights are damaged; copy it"):
+        list(made.probabilities([("hello", None)]))
+
+
 def test_a_causal_folder_is_no_classifier(base: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match=r"holds a Qwen3ForCausalLM, not a classifier; make one with `fledge"):
         classifier.load(base("qwen3"))

@@ -245,6 +245,17 @@ def test_a_mixture_of_experts_that_learns_to_balance_them_writes() -> None:
     assert [len(completion.ids) for completion in found] == [3] * len(PROMPTS)
 
 
+@pytest.mark.parametrize("damage", [math.nan, math.inf])
+@pytest.mark.parametrize("settings_", [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}])
+def test_damaged_weights_are_told_and_write_nothing(
+    ours: LanguageModel, settings_: dict[str, Any], damage: float
+) -> None:
+    with torch.no_grad():
+        ours.token_embed.weight[7] = damage  # only known once this token is read
+    with pytest.raises(ModelError, match="gives NaN or infinity: its weights are damaged; copy it"):
+        generate(ours, [[3, 7]], Sampling(max_new_tokens=4, **settings_))
+
+
 def test_copies_of_a_prompt_differ_and_a_seed_repeats_them(ours: LanguageModel) -> None:
     prompts = [[5, 6, 7]] * 4
     first = generate(ours, prompts, Sampling(max_new_tokens=12, seed=0))
