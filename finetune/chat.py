@@ -93,7 +93,7 @@ class Talk:
         answer = ""
         try:
             for piece in self._pieces(prompt, room):
-                print(piece, end="", flush=True)
+                console.write(piece)
                 answer += piece
         finally:
             print(flush=True)

@@ -85,12 +85,12 @@ def _draw(path: Path, judged: Judged) -> None:
 def _summary(
     path: Path, judged: Judged, best: str, difference: Told, facts: Sequence[str], ceiling: float | None
 ) -> str:
-    parts = [f"# {path}", "\n".join(f"- {fact}" for fact in facts), "## Test", table(judged)]
+    parts = [f"# {path}", "\n".join(f"- {' '.join(fact.split())}" for fact in facts), "## Test", table(judged)]
     parts.append(sentence(best, difference))
     if ceiling is not None:
         parts.append(f"The best possible accuracy on this data is {ceiling:.4f} (Bayes).")
     others = [f"{name} {told(as_json(e))}" for name, e in judged.measured.items() if name not in SHOWN]
-    f1_of = "the mean over labels" if judged.positive is None else f"'{judged.labels[judged.positive]}'"
+    f1_of = "the mean over labels" if judged.positive is None else f"{judged.labels[judged.positive]!r}"
     parts.append(f"f1 is that of {f1_of}. Also: {', '.join(others)}. Intervals are at 95 %.")
     per_label = [
         [name, *(f"{of[key]:.4f}" for key in ("precision", "recall", "f1")), str(of["n"])]
@@ -115,6 +115,6 @@ def _summary(
 
 
 def one_line(text: str, length: int = 80) -> str:
-    """A text as a cell of a table, cut to so many characters."""
-    flat = " ".join(text.split()).replace("|", "/")
+    """A text without line ends, cut to so many characters."""
+    flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[: length - 3] + "..."

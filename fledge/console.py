@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 PLAIN_INTERVAL_S = 10.0  # between progress lines when stderr is no terminal
+# Controls but line ends and tabs, and what turns the reading direction (Unicode, TR 9: LRE to RLO, LRI to PDI).
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def is_quiet() -> bool:
@@ -15,12 +18,20 @@ def is_quiet() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
+def visible(text: str, is_strict: bool = False) -> str:
+    """Text that steers no terminal: controls become like \\x1b, if strict also all else that does not print."""
+    return "".join(
+        c.encode("unicode_escape").decode() if not c.isprintable() and (is_strict or _STEERING.match(c)) else c
+        for c in text
+    )
+
+
 def note(text: str) -> None:
     """Tell the user something on stderr."""
     if not is_quiet():
         # A run goes on when nobody reads its progress any more (`2>&1 | head`).
         with contextlib.suppress(BrokenPipeError):
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -31,7 +42,12 @@ def warn(text: str) -> None:
 def result(text: str) -> None:
     """Print a result on stdout."""
     if not is_quiet():
-        print(text, flush=True)
+        write(f"{text}\n")
+
+
+def write(text: str) -> None:
+    """Write a piece of text to stdout at once; where that is no terminal, byte for byte."""
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def format_count(value: float) -> str:
@@ -141,11 +157,12 @@ def progress(description: str, total: float | None = None, unit: str = "", done:
 
 
 def table(rows: list[list[str]], header: list[str]) -> str:
-    """A plain aligned table that is valid Markdown; numbers to the right."""
-    cells = [header, *rows]
+    """A plain aligned table that is valid Markdown whatever the cells hold; numbers to the right."""
+    # Backslashes before a bar are doubled, or they would take away the one that is put there.
+    cells = [[re.sub(r"(\\*)\|", r"\1\1\\|", " ".join(cell.split())) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     numeric = [
-        all(row[i][:1].isdigit() or row[i][:1] in "-+." or not row[i] for row in rows) for i in range(len(header))
+        all(row[i][:1].isdigit() or row[i][:1] in "-+." or not row[i] for row in cells[1:]) for i in range(len(header))
     ]
 
     def line(row: list[str]) -> str:
@@ -156,4 +173,4 @@ def table(rows: list[list[str]], header: list[str]) -> str:
         return "| " + " | ".join(padded) + " |"
 
     rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)) + "|"
-    return "\n".join([line(header), rule, *(line(row) for row in rows)])
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])

@@ -1,6 +1,5 @@
 """`fledge pretrain sample`: text that a model writes, as it writes it."""
 
-import sys
 from typing import Any
 
 from fledge import console, device
@@ -51,10 +50,9 @@ def _stream(model: Any, tokenizer: TextTokenizer, prompt: str, sampling: Samplin
     """Write one text to stdout piece by piece."""
     (ids,) = generation.prompt_ids(model, tokenizer, [prompt], sampling)
     text = ""
-    sys.stdout.write(prompt)
+    console.write(prompt)
     for piece in generation.stream_text(model, tokenizer, ids, sampling):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+        console.write(piece)
         text += piece
-    sys.stdout.write("\n")
+    console.write("\n")
     return text

@@ -79,13 +79,13 @@ def _print_tokens(
 ) -> None:
     names = {number: name for name, number in tokenizer.special_ids.items()}
     table = tokenizer.token_bytes()
-    pieces = [names.get(number) or printable(table[number]) for number in ids[:max_tokens]]
+    pieces = [_printable(names[number].encode() if number in names else table[number]) for number in ids[:max_tokens]]
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         painted = (
             f"{_SUPERVISED if learned else _COLOURS[place % 4] if shows_ids else ''}{piece}{_RESET}"
             for place, (piece, learned) in enumerate(zip(pieces, is_supervised, strict=False))
         )
-        console.result("".join(painted).replace("\\n", f"\\n{_RESET}\n"))
+        print("".join(painted).replace("\\n", f"\\n{_RESET}\n"))
     else:
         marked = (f"[{p}]" if learned else p for p, learned in zip(pieces, is_supervised, strict=False))
         console.result("|".join(marked))
@@ -95,10 +95,9 @@ def _print_tokens(
         console.result(f"... {len(ids) - max_tokens} more (--max-tokens)")
 
 
-def printable(piece: bytes) -> str:
+def _printable(piece: bytes) -> str:
     """A token to be read: text where it is text, \\x.. where it is part of a character, \\n for line ends."""
     try:
-        text = piece.decode()
+        return console.visible(piece.decode(), is_strict=True)
     except UnicodeDecodeError:
         return "".join(f"\\x{byte:02x}" for byte in piece)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

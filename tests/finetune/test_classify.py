@@ -58,6 +58,16 @@ def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
     assert "does not beat the best baseline" in (trained / "summary.md").read_text()
 
 
+def test_labels_forge_no_lines_of_the_summary(qwen3: Path, tmp_path: Path) -> None:
+    rows = [dict(row) for row in spec.rows(DATA)]
+    for row in rows:
+        row["label"] = f"{row['label']}\n# Forged\n| 1 | 2 |"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert classify(qwen3, tmp_path / "r", "--threshold=f1", data=str(tmp_path / "rows.jsonl")) == 0
+    lines = (tmp_path / "r" / "summary.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith(("# Forged", "| 1"))] == []
+
+
 def test_the_saved_model_gives_the_answers_that_were_measured(qwen3: Path, tmp_path: Path) -> None:
     assert classify(qwen3, tmp_path / "r", "--run.dtype=bfloat16") == 0  # in training only
     loaded = classifier.load(tmp_path / "r")

@@ -7,7 +7,7 @@ import pytest
 
 from fledge.__main__ import run
 from fledge.tokens import TextTokenizer
-from tokenizer.show import printable
+from tokenizer.show import _printable
 
 
 @pytest.fixture
@@ -66,5 +66,5 @@ def test_nothing_to_show_is_an_error(folder: str, capsys: pytest.CaptureFixture[
 
 
 def test_pieces_are_printable() -> None:
-    assert printable(b" a\n") == " a\\n"
-    assert printable("\u4f60".encode()[:2]) == "\\xe4\\xbd"
+    assert _printable(b" a\n") == " a\\n"
+    assert _printable("\u4f60".encode()[:2]) == "\\xe4\\xbd"
