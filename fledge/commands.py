@@ -100,7 +100,7 @@ def _resume(
     with _joined(config_class), rundir.shared(lambda: rundir.reopen(path)) as folder, hub.as_recorded(_record(path)):
         resolved = resumed_config(config_class, path, file, overrides)
         wants_more = _asks_for_more(config_class, path, resolved)
-        done = processes.same(rundir.read_result(path))  # all have read before one writes
+        done = processes.gathered(rundir.read_result(path))[0]  # all have read before one writes
         if done is not None and not wants_more:
             hint = " (ask for more with --run.max-steps)" if "run.max_steps" in config_class.resumable else ""
             console.note(f"{path}: finished already; nothing to do{hint}")
@@ -110,8 +110,9 @@ def _resume(
                 f"{path}: finished, and has no whole checkpoint left to go on from; "
                 f"train its model further in a new run, with --init {path}"
             )
-        before = {name: (path / name).read_bytes() for name in ("config.yaml", *(["result.json"] if done else []))}
+        before = {}
         if processes.is_first():
+            before = {name: (path / name).read_bytes() for name in ("config.yaml", *(["result.json"] if done else []))}
             (path / "result.json").unlink(missing_ok=True)
         folder.freeze(resolved)
         if folder.resumes_from is None:

@@ -152,6 +152,31 @@ def start_pair(command: list[str]) -> list[subprocess.Popen[str]]:
     ]
 
 
+LATE = """
+import threading
+from fledge import processes
+from fledge.__main__ import main
+def late(tell):
+    def told_late(value):
+        found = tell(value)
+        threading.Event().wait(0.5 * processes.rank())
+        return found
+    return told_late
+processes.same, processes.gathered = late(processes.same), late(processes.gathered)
+main()
+"""
+
+
+def test_finished_processes_get_more_steps_however_late_one_of_them_is(two: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(two, out)
+    more = ["pretrain", "train", "--resume", str(out), "--run.max-steps=7"]
+    pair = start_pair([sys.executable, "-c", LATE, *more])
+    errors = [process.communicate(timeout=120)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
+    assert [line["step"] for line in read_metrics(out) if "loss" in line] == list(range(1, 8))
+
+
 @pytest.mark.parametrize(
     ("lost", "how", "message"),
     [
