@@ -189,17 +189,17 @@ def read_items(task: TaskConfig, kind: Any, limit: int | None) -> list[Item]:
     if not task.data:
         raise DataError(f"a task of kind {task.kind} needs data: {GIVE_DATA}")
 
-    def make(row: Row) -> Item:
+    taken = Counter[str]()
+
+    def make(row: Row) -> Item | None:
         try:
-            return kind.item(_with_fields(row, task, kind.FIELDS), task)
+            item: Item = kind.item(_with_fields(row, task, kind.FIELDS), task)
         except DataError as error:
             raise ValueError(str(error).removeprefix(f"{row.where}: ")) from None
-
-    items, taken = list[Item](), Counter[str]()
-    for item in data_rows.read_as(make, task.data, MAX_BAD_SHARE).rows:
         taken[item.set] += 1
-        if limit is None or taken[item.set] <= limit:
-            items.append(item)
+        return item if limit is None or taken[item.set] <= limit else None
+
+    items = data_rows.read_as(make, task.data, MAX_BAD_SHARE).rows
     if not items:
         raise DataError(f"{', '.join(task.data)}: no rows in it")
     return items

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rows(Generic[T]):
-    """What was made of all rows of some sources, in order."""
+    """What was made of the rows of some sources, in order."""
 
     rows: list[T]
     sources: list[Source]
@@ -67,7 +67,7 @@ def read(inputs: Sequence[str], max_bad_share: float = 0.01) -> Rows[Row]:
 
 
 def read_as(
-    make: Callable[[Row], T],
+    make: Callable[[Row], T | None],
     inputs: Sequence[str],
     max_bad_share: float = 0.01,
     parse_line: Callable[[str], dict[str, Any]] | None = None,
@@ -75,7 +75,7 @@ def read_as(
     """Read all rows of paths, folders, globs, hub names and parts of the village, and make something of each.
 
     Args:
-        make: raises ValueError with the reason where a row can't be used.
+        make: None where a row is not wanted; raises ValueError with the reason where it can't be used.
         max_bad_share: of all rows; more bad rows than that stop the run, fewer are told one by one.
         parse_line: makes a row of a line of a plain text file, or raises ValueError with the reason.
     Raises:
@@ -84,16 +84,19 @@ def read_as(
     found = src.expand(inputs)
     made: list[T] = []
     rejects: list[Reject] = []
-    for source in found:
-        for item in iterate(source, parse_line):
-            if isinstance(item, Reject):
-                rejects.append(item)
-                continue
+    num_rows = 0
+    with console.progress("reading", unit="rows") as bar:
+        for item in (item for source in found for item in iterate(source, parse_line)):
+            num_rows += 1
+            bar.advance()
             try:
-                made.append(make(item))
+                if isinstance(item, Reject):
+                    rejects.append(item)
+                elif (one := make(item)) is not None:
+                    made.append(one)
             except ValueError as error:
                 rejects.append(Reject(item.source, item.position, str(error)))
-    check_share(rejects, len(made) + len(rejects), max_bad_share)
+    check_share(rejects, num_rows, max_bad_share)
     return Rows(made, found, rejects)
 
 

@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from eval.config import TaskConfig
-from eval.harness import find_task
-from eval.items import LogLikelihood
+from eval.harness import find_task, read_items
+from eval.items import Item, LogLikelihood
 from eval.run import find_suite
 from eval.tasks import preferences
 from fledge import hub
@@ -47,6 +49,21 @@ def test_a_folder_scores_the_unweighted_mean_over_its_sets(
     sets = found["details"]["blimp"]["sets"]
     assert sorted(values["accuracy"]["value"] for values in sets.values()) == [0.0, 1.0]
     assert set(found["results"]["blimp"]["accuracy"]) == {"value", "low", "high", "n", "baseline", "detectable"}
+
+
+def test_what_a_limit_leaves_out_is_not_kept(tmp_path: Path) -> None:
+    made: list[weakref.ref[Item]] = []
+    alive: list[int] = []
+
+    def item(row: Row, task: TaskConfig) -> Item:
+        alive.append(sum(one() is not None for one in made))
+        one = Item(row, (), str(row.values["set"]))
+        made.append(weakref.ref(one))
+        return one
+
+    data = write_rows(tmp_path / "a.jsonl", [{"set": number % 2} for number in range(40)])
+    task = TaskConfig(kind="own", data=[str(data)])
+    assert len(read_items(task, SimpleNamespace(FIELDS=(), item=item), 3)) == max(alive) == 6
 
 
 def test_a_continuation_that_was_cut_has_no_bits_per_byte(

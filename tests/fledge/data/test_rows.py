@@ -107,6 +107,13 @@ def test_rows_that_nothing_can_be_made_of_and_broken_ones_are_judged_together(tm
         rows.read_as(lambda row: int(row.values["n"]), [str(file)], max_bad_share=0.3)
 
 
+def test_rows_that_are_not_wanted_are_left_out_and_count(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"n": 1}\n{"n": 2}\n{broken\n{"n": 4}\n')
+    found = rows.read_as(lambda row: row.values["n"] if row.values["n"] > 1 else None, [str(file)], max_bad_share=0.25)
+    assert found.rows == [2, 4]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
