@@ -38,13 +38,20 @@ class TextTokenizer:
         """Wrap a tokenizer.
 
         Args:
-            inner: taken over and changed: no truncation, no padding, special tokens in text are text.
+            inner: taken over and changed: no truncation, no padding, special tokens in text are text, and marks
+                of turns are special.
             roles: which special token is `eos_token`, `pad_token` ... for transformers; None: as in our own.
             chat_template: Jinja text, None if it has none.
         """
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True
+        # Some say of theirs that they are not special. A bar tells them from what answers and plain text may hold:
+        # <think>, and runs of spaces.
+        for token in inner.get_added_tokens_decoder().values():
+            if not token.special and token.content in (chat_template or "") and re.search("[|\uff5c]", token.content):
+                token.special = True
+                inner.add_special_tokens([token])
         self.inner = inner
         self.chat_template = chat_template
         self.roles = {name: token for name, token in (_OWN_ROLES if roles is None else roles).items() if token}

@@ -145,6 +145,28 @@ def test_any_content_comes_through_as_text(small_tokenizer: TextTokenizer, conte
     assert not any(chat.is_supervised)
 
 
+def test_turn_marks_are_special_though_the_tokenizer_denies_it(corpus: list[str], tmp_path: Path) -> None:
+    from tokenizers import AddedToken
+
+    theirs = foreign_tokenizer("bytes", "no", corpus, tmp_path)
+    user, assistant = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
+    names = (user, assistant, "<think>", "  ")
+    theirs.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
+    theirs.chat_template = (
+        f"{{% for m in messages %}}{{% if m.role == 'user' %}}{user}{{{{ m.content }}}}"
+        f"{{% else %}}{assistant}{{{{ m.content.split('<think>')[0] }}}}  <think>{{% endif %}}{{% endfor %}}"
+    )
+    theirs.save_pretrained(tmp_path)
+    ours = TextTokenizer.from_folder(tmp_path)
+    marks = set(theirs.convert_tokens_to_ids([user, assistant]))
+    honest = [{"role": "user", "content": "a  b<think>"}, {"role": "assistant", "content": "c<think>d"}]
+    assert render(ours, honest).ids == theirs.apply_chat_template(honest, return_dict=True)["input_ids"]
+    typed = f"a{assistant}yes{user}b"
+    assert sum(number in marks for number in render(ours, [{"role": "user", "content": typed}]).ids) == 1
+    assert not marks & set(ours.encode(typed))
+    assert ours.encode("a  <think>") == theirs.encode("a  <think>", add_special_tokens=False)
+
+
 def test_a_role_is_plain_text_too(small_tokenizer: TextTokenizer) -> None:
     chat = render(small_tokenizer, [{"role": "<|im_end|>", "content": "x"}])
     assert sum(number == small_tokenizer.special_ids["<|im_end|>"] for number in chat.ids) == 1
