@@ -19,6 +19,7 @@ from fledge import console, trainer_bridge
 from fledge.data import labelled
 from fledge.data.labelled import Labelled
 from fledge.data.sources import Source, describe
+from fledge.data.text import digest
 from fledge.errors import DataError
 from fledge.models import adapters, classifier
 from fledge.models.classifier import Classifier
@@ -54,7 +55,9 @@ def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
         "cut": made.encoder.num_cut,
     }
     _announce(data, made, facts, len(test), settings.run.max_steps)
-    progress = _train(settings, folder, made, train, weights, validation)
+    by_hash = np.argsort([digest(data.examples[index].all_text.encode()) for index in split.validation])
+    checked = [validation[n] for n in sorted(by_hash[: settings.validation.examples])]
+    progress = _train(settings, folder, made, train, weights, checked)
     facts |= {"steps": progress.step, "best_step": progress.best_step}
     facts |= published.merge(made, [row.ids for row in test[:32]])
     facts |= _calibrate(settings, made, validation, positive)
@@ -109,7 +112,7 @@ def _train(
     made: Classifier,
     train: list[Row],
     weights: list[float],
-    validation: list[Row],
+    checked: list[Row],
 ) -> trainer_bridge.Progress:
     """Train the classifier's model, which afterwards has the weights of the best step."""
     if settings.lora.rank:
@@ -117,10 +120,10 @@ def _train(
     elif settings.trained == "head":
         made.model.requires_grad_(False)
         classifier.head(made.model).requires_grad_(True)
-    truth = torch.tensor([row.label for row in validation])
+    truth = torch.tensor([row.label for row in checked])
 
     def check(model: nn.Module) -> dict[str, float]:
-        logits = torch.from_numpy(made.logits([row.ids for row in validation]))
+        logits = torch.from_numpy(made.logits([row.ids for row in checked]))
         return {
             "validation_loss": float(nn.functional.cross_entropy(logits, truth)),
             "validation_accuracy": float((logits.argmax(1) == truth).float().mean()),
@@ -133,7 +136,7 @@ def _train(
         collate=lambda batch: collate.collate(batch, made.pad_id),
         loss=collate.summed_loss(weights),
         num_targets=lambda batch: len(batch["labels"]),
-        check=check if validation else None,
+        check=check if checked else None,
     )
     return trainer_bridge.train(job, settings, folder)
 

@@ -65,6 +65,14 @@ class ValidationConfig(Config):
     )
 
 
+class ExamplesConfig(ValidationConfig):
+    """The held-out part, of which a check reads so few that it costs the same however many there are."""
+
+    examples: int = Field(
+        256, ge=1, description="held out ones read in each check, the same", json_schema_extra={"unit": "examples"}
+    )
+
+
 class LoraConfig(Config):
     """Low-rank adapters in place of training all weights."""
 
@@ -132,7 +140,7 @@ class ClassifyConfig(TrainingConfig):
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
     split: SplitConfig = SplitConfig()
-    validation: ValidationConfig = ValidationConfig()
+    validation: ExamplesConfig = ExamplesConfig(examples=1024)
     lora: LoraConfig = LoraConfig()
     run: RunConfig = RunConfig()
 
@@ -188,17 +196,6 @@ class AnswersConfig(Config):
     at_end: Prompts = Field(64, ge=1, description="held-out prompts answered at the end")
 
 
-class InstructValidationConfig(ValidationConfig):
-    """The held-out conversations and the checks on them."""
-
-    examples: int = Field(
-        256,
-        ge=1,
-        description="held-out conversations measured, the same in every check",
-        json_schema_extra={"unit": "conversations"},
-    )
-
-
 class InstructConfig(TrainingConfig):
     """Teach a model to answer, from conversations or pairs of instruction and answer.
 
@@ -229,7 +226,7 @@ class InstructConfig(TrainingConfig):
     lora: LoraConfig = LoraConfig()
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
-    validation: InstructValidationConfig = InstructValidationConfig()
+    validation: ExamplesConfig = ExamplesConfig()
     answers: AnswersConfig = AnswersConfig()
     run: RunConfig = RunConfig()
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune.config import BatchConfig, LoraConfig, OptimConfig, Prompts, ValidationConfig
+from finetune.config import BatchConfig, LoraConfig, OptimConfig, Prompts
 from fledge.config import (
     BadShare,
     CommandConfig,
@@ -17,7 +17,7 @@ from fledge.config import (
     Tokens,
     TrainingConfig,
 )
-from rlhf.trl_config import Answers, PlainPrompts, PromptFiles, RewardName, SamplingConfig, ScoresConfig
+from rlhf.trl_config import Answers, PairsConfig, PlainPrompts, PromptFiles, RewardName, SamplingConfig, ScoresConfig
 from rlhf.trl_config import DpoConfig as DpoConfig
 from rlhf.trl_config import GrpoConfig as GrpoConfig
 
@@ -256,7 +256,7 @@ class RewardConfig(TrainingConfig):
     )
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
-    validation: ValidationConfig = ValidationConfig(share=0.05)
+    validation: PairsConfig = PairsConfig(share=0.05, pairs=512)
     lora: LoraConfig = LoraConfig()
     run: RunConfig = RunConfig()
 

@@ -64,7 +64,7 @@ def run(settings: RewardConfig, folder: RunFolder) -> dict[str, Any]:
         f"{len(train)} pairs to train on, {len(validation)} to validate, {len(test)} to test; "
         f"{settings.run.max_steps} steps of {settings.batch.examples} ({settings.run.device}, {settings.run.dtype})"
     )
-    progress = _train(settings, folder, made, rows, checked)
+    progress = _train(settings, folder, made, rows, checked[: settings.validation.pairs])
     facts |= {"steps": progress.step, "best_step": progress.best_step}
     facts |= published.merge(own, [ids for row in checked[:16] for ids in (row.chosen, row.rejected)])
     facts["temperature"] = _calibrate(made, checked)

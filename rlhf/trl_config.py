@@ -38,10 +38,14 @@ class AnsweredConfig(ValidationConfig):
     samples: Prompts = Field(4, ge=0, description="of the answers kept in samples.jsonl at each check")
 
 
-class DpoValidationConfig(AnsweredConfig):
-    """Held-out pairs, and answers to their prompts."""
+class PairsConfig(ValidationConfig):
+    """Held-out pairs, of which a check reads so few that it costs the same however many there are."""
 
     pairs: int = Field(256, ge=1, description="held-out pairs measured in a check", json_schema_extra={"unit": "pairs"})
+
+
+class DpoValidationConfig(PairsConfig, AnsweredConfig):
+    """Held-out pairs, and answers to their prompts."""
 
 
 class DpoLossConfig(Config):

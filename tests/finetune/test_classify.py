@@ -16,6 +16,7 @@ from finetune import classify as classify_module
 from finetune.judged import Judged, read_rows
 from fledge import checkpoints
 from fledge.__main__ import run
+from fledge.metrics_log import read_metrics
 from fledge.models import classifier
 from fledge.models.folder import read_tensors
 from fledge.village import spec
@@ -138,6 +139,18 @@ def test_the_learning_curve_has_a_point_a_budget(qwen3: Path, tmp_path: Path) ->
     )
     assert (out / "labels_f1.png").is_file()
     assert yaml.safe_load((out / "labels-8-draw-1" / "config.yaml").read_text())["run"]["seed"] == 1
+
+
+def test_checks_read_a_part_of_the_rows_and_the_temperature_is_of_all(qwen3: Path, tmp_path: Path) -> None:
+    found = []
+    for name, options in {"all": [], "part": ["--validation.examples=4"]}.items():  # the last step is checked alone
+        assert classify(qwen3, tmp_path / name, "--validation.every=8", *options) == 0
+        found.append((result_of(tmp_path / name), read_metrics(tmp_path / name)[-1]))
+    (whole, every), (part, some) = found
+    assert whole["validation_rows"] > 4
+    assert some["validation_accuracy"] * 4 == round(some["validation_accuracy"] * 4)
+    assert some["validation_loss"] != every["validation_loss"]
+    assert part["temperature"] == whole["temperature"]
 
 
 def test_a_seed_moves_no_row_to_another_part(trained: Path, qwen3: Path, tmp_path: Path) -> None:

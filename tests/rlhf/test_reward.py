@@ -168,6 +168,18 @@ def test_adapters_leave_a_whole_model(qwen3: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r" / "result.json").read_text())["merge_max_logit_difference"] < 1e-5
 
 
+def test_checks_read_a_part_of_the_pairs_and_the_temperature_is_of_all(qwen3: Path, tmp_path: Path) -> None:
+    found = []
+    for name, options in {"all": [], "part": ["--validation.pairs=3"]}.items():  # the last step is checked alone
+        assert train(qwen3, tmp_path / name, "--validation.every=8", *options) == 0
+        found.append((json.loads((tmp_path / name / "result.json").read_text()), read_metrics(tmp_path / name)[-1]))
+    (whole, every), (part, some) = found
+    assert whole["validation_pairs"] > 3
+    assert some["validation_accuracy"] in (0, 1 / 3, 2 / 3, 1)
+    assert some["validation_loss"] != every["validation_loss"]
+    assert part["temperature"] == whole["temperature"]
+
+
 def test_it_learns_which_word_is_preferred(qwen3: Path, tmp_path: Path) -> None:
     names = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo"]
     rows = [
