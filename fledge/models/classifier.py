@@ -17,6 +17,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from fledge import console
 from fledge.errors import ModelError
 from fledge.models.architecture import ModelConfig, build, refuse_nan
 from fledge.models.folder import auto_model, find_model, own_config, read_config, read_tensors
@@ -100,11 +101,12 @@ class Classifier:
         found_NC = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         self.model.eval()
         device = next(self.model.parameters()).device
-        with torch.no_grad():
+        with torch.no_grad(), console.progress("asking the classifier", len(ids), "texts") as bar:
             for rows in by_length([len(row) for row in ids], batch_tokens):
                 batch_BT, is_real_BT = pad([ids[row] for row in rows], self.pad_id)
                 output = self.model(input_ids=batch_BT.to(device), attention_mask=is_real_BT.to(device))
                 found_NC[rows] = output.logits.float().cpu().numpy()
+                bar.advance(len(rows))
         refuse_nan(found_NC.sum())
         return found_NC
 
