@@ -1,19 +1,21 @@
 """`fledge` and `python -m fledge`: run the command line and turn errors into one line and an exit code."""
 
 import contextlib
-import io
+import errno
 import os
+import platform
 import re
 import signal
 import sys
+import time
 import traceback
+
+from fledge import standard_streams
 
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 the user can fix it, 2 usage, 3 failed, 130 interrupted."""
-    # A model's text may hold what the terminal's encoding has not (Windows' code pages).
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    standard_streams.put_right()
     # Outside of a loop, which stops politely by itself, these are what Ctrl-C is.
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -58,20 +60,34 @@ def run(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and sys.stdout is stdout:  # else it is click's answer to a closed pipe
             raise
-        # The reader of our output is gone (`| head`); point stdout elsewhere so that exiting stays quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _output_is_gone()  # its reader is (`| head`)
     except OSError as error:
+        if error.errno == errno.EINVAL and os.name == "nt":  # what a closed pipe is there
+            return _output_is_gone()
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _output_is_gone()
+            return _failed("the output can't be written: no space left; free some disk", 1, arguments)
         if error.filename is None:  # no path that the user gave
             raise
         return _failed(f"{error.filename}: {error.strerror}; check the path and its rights", 1, arguments)
 
 
+def _output_is_gone() -> int:
+    """Point stdout elsewhere, so that exiting stays quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def _failed(message: str, code: int, arguments: list[str]) -> int:
-    from fledge import console
+    from fledge import console, processes
 
     if "--debug" in arguments:
         traceback.print_exc()
+    if not processes.is_first() and code != 130:
+        # Mostly the first process has the same error, and says so; then a launcher ends this one meanwhile.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(3)
+        print(f"error: rank {processes.rank()} on {platform.node()}: {message}", file=sys.stderr)
     for line in message.splitlines():
         console.note(f"error: {line}")
     return code

@@ -1,6 +1,7 @@
 """The root of the command line: loads a stage only when it is called."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,22 @@ class Root(click.Group):
 
 
 def _stage(name: str) -> click.Group:
-    """The group of a stage, after checking that the package of that name is fledge's own.
+    """The group of a stage, after checking that all packages of these names are fledge's own.
 
     Raises:
-        FledgeError: another package of the same name stands before it on the import path.
+        FledgeError: another package or module of the same name stands before one on the import path.
     """
     from fledge.errors import FledgeError
 
+    for package in STAGES:
+        spec = importlib.util.find_spec(package)
+        found = Path(spec.origin).resolve() if spec and spec.origin else None
+        if found != ROOT / package / "__init__.py":
+            raise FledgeError(
+                f"the package '{package}' comes from {found}, not from {ROOT / package}; "
+                "install fledge into an environment of its own, or leave that folder"
+            )
     module: Any = importlib.import_module(f"{name}.cli")
-    found = Path(module.__file__).resolve().parent
-    if found != ROOT / name:
-        raise FledgeError(
-            f"the package '{name}' comes from {found}, not from {ROOT / name}; "
-            "install fledge into an environment of its own, or leave that folder"
-        )
     stage: click.Group = module.cli
     return stage
 

@@ -1,12 +1,13 @@
 """What people see: progress and notes on stderr (plain when it is no terminal), results on stdout."""
 
 import contextlib
-import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
+
+from fledge import processes
 
 PLAIN_INTERVAL_S = 10.0  # between progress lines when stderr is no terminal
 # Controls but line ends and tabs, and what turns the reading direction (Unicode, TR 9: LRE to RLO, LRI to PDI).
@@ -15,7 +16,7 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def is_quiet() -> bool:
     """Whether this process keeps silent: in a run of several processes only rank 0 speaks."""
-    return os.environ.get("RANK", "0") != "0"
+    return not processes.is_first()
 
 
 def visible(text: str, is_strict: bool = False) -> str:
@@ -29,9 +30,7 @@ def visible(text: str, is_strict: bool = False) -> str:
 def note(text: str) -> None:
     """Tell the user something on stderr."""
     if not is_quiet():
-        # A run goes on when nobody reads its progress any more (`2>&1 | head`).
-        with contextlib.suppress(BrokenPipeError):
-            print(visible(text), file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -98,7 +97,8 @@ class Progress:
         )
         # One display for all bars: validation shows below the training that it interrupts.
         if not Progress._shared:
-            bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            is_one_screen = sys.stdout.isatty()  # else rich would show there what is meant for a file or pipe
+            bars = RichProgress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_one_screen)
             bars.start()
             Progress._shared.append(bars)
         self._bar = Progress._shared[0]

@@ -1,5 +1,6 @@
 """Where a result comes from: hashes of parents and data, versions, seed, commit."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -93,8 +94,10 @@ def located(run: Path, record: dict[str, Any]) -> Path:
         return path
     known = read(run)
     began = Path(known.get("working_folder", "."))
-    from_run = os.path.relpath(began / path, began / known.get("run_folder", run))
-    places = [began / path, Path(os.path.normpath(run / from_run))]
+    places = [began / path]
+    with contextlib.suppress(ValueError):  # on Windows there is no way from one drive to another
+        from_run = os.path.relpath(began / path, began / known.get("run_folder", run))
+        places.append(Path(os.path.normpath(run / from_run)))
     if "run" in record:
         places.append(run.parent / path.parent.name / path.name)
     return next((p for p in places if p.is_dir() and sha256_folder(p) == record["sha256"]), path)

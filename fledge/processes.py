@@ -26,12 +26,12 @@ GROUP_TIMEOUT = timedelta(minutes=30)  # of one message; rank 0 may write and me
 
 def size() -> int:
     """How many processes the run has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE") or "1")
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    """The number of this process, from 0; a RANK that a cluster's shell has is none where there is one process."""
+    return int(os.environ.get("RANK") or "0") if size() > 1 else 0
 
 
 def num_local() -> int:
@@ -127,8 +127,17 @@ def make_group() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     if size() == 1:
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
-    else:
+        return
+    if missing := {"RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise UsageError(
+            f"WORLD_SIZE is {size()}, but {', '.join(sorted(missing))} is not set; unset it, or use torchrun"
+        )
+    # This waits for all, in a call that Python's own handlers can't end.
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
         distributed.init_process_group(backend, timeout=GROUP_TIMEOUT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -142,6 +151,9 @@ def joined() -> Iterator[None]:
     if size() == 1:
         yield
         return
+    from fledge import console
+
+    console.note(f"waiting for {size()} processes at {os.environ.get('MASTER_ADDR')}")
     make_group()
     watch = _watch = _Watch()
     wait_for_all()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +145,9 @@ def test_the_deepspeed_launchers_rank_is_taken_and_hidden(capsys: pytest.Capture
 
 def test_only_rank_0_speaks() -> None:
     code = "from fledge import console; console.note('a'); console.result('b')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"RANK": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"RANK": "1", "WORLD_SIZE": "2"}
+    )
     assert done.stdout + done.stderr == ""
 
 
@@ -250,22 +253,6 @@ def test_a_pipe_that_is_closed_amid_a_command_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_text_that_the_terminal_has_no_letters_for_is_replaced() -> None:
-    say = "click.Command('doctor', callback=lambda: console.result(chr(0x201C) + 'a'))"
-    code = f"import click; from fledge import __main__, console, doctor; doctor.doctor = {say}; __main__.main()"
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-c", code, "doctor"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert (done.returncode, done.stdout) == (0, "?a\n"), done.stderr
-
-
-def test_notes_that_nobody_reads_stop_nothing() -> None:
-    code = "import time; from fledge import console; time.sleep(0.3); console.note('a'); console.note('b'); print(1)"
-    command = f'{sys.executable} -c "{code}" 2> >(true)'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stdout == "1\n"
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
 def test_sigterm_outside_of_a_loop_is_an_interruption() -> None:
     stop = "click.Command('doctor', callback=lambda: os.kill(os.getpid(), signal.SIGTERM))"
@@ -284,3 +271,37 @@ def test_a_stage_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "the package 'tokenizer' comes from" in done.stderr
+
+
+def test_a_module_called_like_a_stage_is_refused_by_all_stages(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.py").write_text("")
+    command = [sys.executable, "-m", "fledge", "pretrain"]  # which imports from the stage `tokenizer`
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: the package 'tokenizer' comes from {tmp_path}/tokenizer.py")
+
+
+def begun(**settings: str) -> subprocess.CompletedProcess[str]:
+    """A command without a config, so that its error comes before any process waits for another."""
+    command = [sys.executable, "-m", "fledge", "pretrain", "train", "--data=x", "--config=none.yaml"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | settings)
+
+
+@pytest.mark.parametrize("settings", [{"RANK": "1"}, {"WORLD_SIZE": ""}, {"RANK": "3", "WORLD_SIZE": "1"}])
+def test_what_a_cluster_left_in_the_environment_silences_no_single_process(settings: dict[str, str]) -> None:
+    assert begun(**settings).stderr == "error: none.yaml: no such config file\n"
+
+
+def test_an_error_that_only_another_process_has_is_told_by_it() -> None:
+    done = begun(RANK="1", WORLD_SIZE="2")
+    assert done.returncode == 1
+    assert done.stderr == f"error: rank 1 on {platform.node()}: none.yaml: no such config file\n"
+
+
+def test_processes_without_an_address_to_meet_at_are_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert run(["pretrain", "train", "--data=x", "--out", str(tmp_path / "r")]) == 2
+    assert "WORLD_SIZE is 2, but MASTER_ADDR is not set; unset it, or use torchrun" in capsys.readouterr().err

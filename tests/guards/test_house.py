@@ -58,7 +58,7 @@ def test_the_whole_stays_readable() -> None:
         return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
 
     # The aim is 13,000 with everything there (LOG.md, "Size"); until then nothing may be added unnoticed.
-    assert lines(SOURCES) <= 26400
+    assert lines(SOURCES) <= 26700
     assert lines([file for file in SOURCES if relative(file).startswith("fledge/village/")]) <= 1220
 
 

@@ -1,5 +1,6 @@
 """Pretraining in two processes on a CPU: by both launchers, resumed in other numbers, and failing."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -262,7 +263,8 @@ def test_other_commands_run_in_one_process(
 def test_without_deepspeed_the_extra_is_named(
     train: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else found(name))
     assert run([*train, "--engine.zero=1", "--out", str(tmp_path / "r")]) == 1
     assert "not installed; pip install 'fledge-lm[deepspeed]'" in capsys.readouterr().err
 

@@ -1,0 +1,115 @@
+"""Commands with the standard streams that they are given: closed, full, gone, or in another encoding."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+TOLD = "\u201ca"
+
+
+def program(body: str) -> list[str]:
+    """`fledge doctor`, but that its command does this."""
+    code = f"""
+import sys, time, click
+from pathlib import Path
+from fledge import __main__, console, doctor
+def say():
+{textwrap.indent(body, "    ")}
+doctor.doctor = click.Command('doctor', callback=say)
+__main__.main()
+"""
+    return [sys.executable, "-c", code, "doctor"]
+
+
+def ran(body: str, redirect: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", f'"$@" {redirect}', "bash", *program(body)]
+    environment = os.environ | settings
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environment)
+
+
+SAY_BOTH = "console.note('a note'); console.result(chr(0x201C) + 'a')"
+
+
+@pytest.mark.parametrize(("redirect", "out"), [("2>&-", f"{TOLD}\n"), (">&-", ""), ("<&-", f"{TOLD}\n")])
+def test_a_closed_stream_is_as_one_that_nobody_reads(redirect: str, out: str) -> None:
+    done = ran(f"{SAY_BOTH}; sys.stdin.isatty(), sys.stderr.isatty(), sys.stdout.isatty()", redirect)
+    assert (done.returncode, done.stdout) == (0, out), done.stderr
+
+
+def test_what_goes_to_a_file_is_utf8_whatever_the_code_page() -> None:
+    assert ran(SAY_BOTH, PYTHONIOENCODING="cp1252").stdout == f"{TOLD}\n"
+
+
+def test_what_comes_from_a_file_is_utf8_whatever_the_code_page() -> None:
+    assert ran("console.result(input())", f"<<< '{TOLD}'", PYTHONIOENCODING="cp1252").stdout == f"{TOLD}\n"
+
+
+def test_a_byte_that_is_no_text_is_replaced() -> None:
+    assert ran("console.result(input())", "< <(printf 'a\\xff')").stdout == "a\ufffd\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_letters_that_a_terminal_has_not_are_replaced() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    subprocess.run(program("console.result(chr(0x201C) + 'a')"), stdout=theirs, check=True, env=environment)
+    os.close(theirs)
+    assert os.read(ours, 99) == b"?a\r\n"
+    os.close(ours)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_a_run_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
+    import pty
+
+    body = f"""
+with console.progress('training', 9) as bar:
+    Path({str(tmp_path / "began")!r}).touch()
+    time.sleep(1)
+    bar.advance()
+    console.note('a')
+    console.note('b')
+console.result('done')
+"""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(program(body), stderr=theirs, stdout=subprocess.PIPE, start_new_session=True, text=True)
+    os.close(theirs)
+    while not (tmp_path / "began").exists():
+        os.read(ours, 9999)
+    os.close(ours)
+    out, _ = child.communicate(timeout=60)
+    assert (child.returncode, out) == (0, "done\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_results_go_to_their_file_while_progress_is_shown_on_a_terminal() -> None:
+    import pty
+
+    body = "with console.progress('predicting', 9) as bar:\n    console.result('a')"
+    ours, theirs = pty.openpty()
+    done = subprocess.run(program(body), stderr=theirs, stdout=subprocess.PIPE, check=True)
+    os.close(theirs)
+    assert done.stdout == b"a\n"
+    assert b"predicting" in os.read(ours, 9999)
+    os.close(ours)
+
+
+def test_notes_that_nobody_reads_stop_nothing() -> None:
+    done = ran("time.sleep(0.3); console.note('a'); console.note('b'); console.result('1')", "2> >(true)")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_ends_no_run_by_its_log_but_a_command_by_its_output() -> None:
+    assert ran(SAY_BOTH, "2> /dev/full").returncode == 0
+    done = ran(SAY_BOTH, "> /dev/full")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "a note\nerror: the output can't be written: no space left; free some disk\n",
+    )
