@@ -200,7 +200,7 @@ class Scorer:
             to_logits = Tensor.float
         chunk = CHUNK.get(self._device.type, CHUNK_ELSEWHERE)
         parts = [_chosen(to_logits(some), t) for some, t in zip(kept.split(chunk), targets.split(chunk), strict=True)]
-        logprob_E = torch.cat([logprobs for logprobs, _ in parts]).double().cpu().numpy()
+        logprob_E = torch.cat([logprobs for logprobs, _ in parts]).cpu().double().numpy()  # Apple GPUs have no float64
         refuse_nan(logprob_E.sum())
         is_greedy_E = torch.cat([is_greedy for _, is_greedy in parts]).cpu().numpy()
         scores, start = [], 0

@@ -175,6 +175,7 @@ def _finish(
         # In float32, as the parent was measured; the trainer's checks are in its own number format.
         measured = model_folder.load_by_transformers(partial).to(settings.run.device)
         result["validation_loss"] = supervised.mean_loss(measured, lesson.held_out, MEASURED_ROWS)
+        del measured  # its weights are mapped from the folder, which Windows then would not rename
         asked = lesson.asked[: settings.answers.at_end]
         result["max_new_tokens"] = _room(saved, lesson.tokenizer, asked, settings.answers.max_new_tokens)
         answers = _answers(saved, lesson.tokenizer, asked, result["max_new_tokens"])

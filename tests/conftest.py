@@ -34,6 +34,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(autouse=True)
+def as_strict_as_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder gets another name while a file in it is mapped: Windows refuses that."""
+    mapped, rename = Path("/proc/self/maps"), os.rename
+    if not mapped.exists():
+        return
+
+    def strict(source: Any, target: Any) -> None:
+        assert f"{os.path.realpath(source)}/" not in mapped.read_text(), f"{source}: a file in it is mapped"
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", strict)
+
+
 class Hub:
     """Repositories, each with all its commits, `main` being the last; what was asked of them; how they behave."""
 
