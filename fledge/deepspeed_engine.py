@@ -30,6 +30,12 @@ if not torch.cuda.is_available():  # PEFT and accelerate import DeepSpeed, which
 # whatever the model's size, and its copies no longer fit into any cache (LOG.md).
 BUCKET = 6_250_000
 TAG, UNIVERSAL = "state", "universal"  # folders in a checkpoint, as DeepSpeed calls them
+# The classes that DeepSpeed's checkpoints need besides torch's own.
+DEEPSPEEDS_OWN = {
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+}
 
 
 @dataclass(frozen=True)
@@ -205,9 +211,12 @@ class DeepSpeedEngine:
         """Take over a checkpoint; one of another number of processes is made universal first, beside the run's own.
 
         Raises:
-            RunError: DeepSpeed's Muon is to go on in another number of processes.
+            RunError: DeepSpeed's Muon is to go on in another number of processes, or a file may run code.
             RunFailed: DeepSpeed can't convert or load it.
         """
+        if processes.is_first():
+            _require_plain(checkpoint / TAG)
+        processes.wait_for_all()
         before, now = state["processes"], processes.size()
         if self._plan.zero == 0 or before == now:
             self._load(checkpoint, TAG)
@@ -259,6 +268,20 @@ def _import_deepspeed(device: str) -> Any:
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.runtime.compiler.compile = lambda: lambda function: function
     return deepspeed
+
+
+def _require_plain(folder: Path) -> None:
+    """Make sure that unpickling, as DeepSpeed does it without limits, can run no code: by what the files name."""
+    for file in sorted(folder.rglob("*.pt")):
+        try:
+            foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(file)) - DEEPSPEEDS_OWN
+        except Exception as error:  # files that hold anything
+            foreign = {str(error)}
+        if foreign:
+            raise RunError(
+                f"{file}: may run code, as it holds what DeepSpeed does not write ({', '.join(sorted(foreign))}); "
+                f"delete {folder.parent} to continue from the checkpoint before"
+            )
 
 
 def _make_universal(source: Path, target: Path) -> None:

@@ -123,6 +123,27 @@ def test_deepspeeds_muon_stays_with_its_number_of_processes(tmp_path: Path) -> N
         engine.restore(tmp_path, {"processes": 2})
 
 
+class Code:
+    """Calls `print` when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return print, ("ran",)
+
+
+def test_a_checkpoint_that_runs_code_is_not_loaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = make_engine(make_model(), 1)
+    state = engine.save(tmp_path)
+    file = next(tmp_path.rglob("*model_states.pt"))
+    torch.save(torch.load(file, weights_only=True) | {"more": Code()}, file)
+    for number in (1, 2):  # of processes: as it is, and made universal
+        with pytest.raises(RunError, match=rf"{file.name}: may run code, .*\(builtins.print\); delete {tmp_path} to"):
+            engine.restore(tmp_path, state | {"processes": number})
+    file.write_bytes(b"no zip file")
+    with pytest.raises(RunError, match=r"may run code, .*Expected input to be a checkpoint"):
+        engine.restore(tmp_path, state)
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_a_non_finite_step_changes_nothing(zero: int) -> None:
     engine = make_engine(make_model(), zero)
