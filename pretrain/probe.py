@@ -1,13 +1,16 @@
 """How many steps fit into a time budget, measured before step 0 on a throw-away copy."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fledge import processes
+from fledge.errors import ConfigError
 
 PROBE_SHARE = 0.03  # of the budget is spent on measuring, within these bounds
 PROBE_SECONDS = (1.0, 10.0)
+END_SHARE, END_SECONDS = 1 / 3, 30.0  # of the budget that the last validation may take; what it always may
 SAFETY = 0.97  # of the budget is planned for: machines slow down when they get warm
 
 
@@ -44,6 +47,15 @@ def steps_in(budget_s: float, costs: Costs, every: int, windows: int, all_window
 
     Args:
         every: steps between checks of `windows` windows; the last check reads `all_windows`.
+    Raises:
+        ConfigError: the last check would take most of the budget.
     """
-    left = SAFETY * budget_s - all_windows * costs.validation_window_s
+    end_s = all_windows * costs.validation_window_s
+    if end_s > max(END_SHARE * budget_s, END_SECONDS):
+        raise ConfigError(
+            f"--time-budget: the end of a run reads all {all_windows} windows of validation text, {end_s:.0f} s of "
+            f"{budget_s:.0f} s; give {math.ceil(end_s / END_SHARE)}s or more, or hold out less with fledge pretrain "
+            "prepare --validation-share"
+        )
+    left = SAFETY * budget_s - end_s
     return max(1, int(left / (costs.step_s + windows * costs.validation_window_s / every)))

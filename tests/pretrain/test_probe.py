@@ -1,5 +1,8 @@
 """Steps that fit into a time budget."""
 
+import pytest
+
+from fledge.errors import ConfigError
 from pretrain.probe import SAFETY, Costs, measure, steps_in
 
 
@@ -11,7 +14,15 @@ def test_steps_worked_by_hand() -> None:
 
 
 def test_there_is_always_a_step() -> None:
-    assert steps_in(0.1, Costs(1.0, 1.0), every=10, windows=2, all_windows=100) == 1
+    assert steps_in(0.1, Costs(1.0, 0.001), every=10, windows=2, all_windows=10) == 1
+
+
+def test_a_last_validation_that_takes_most_of_the_budget_is_refused() -> None:
+    told = r"reads all 400 windows of validation text, 40 s of 20 s; give 120s or more, or hold out less with fledge"
+    with pytest.raises(ConfigError, match=told):
+        steps_in(20, Costs(0.1, 0.1), every=10, windows=2, all_windows=400)
+    assert steps_in(120, Costs(0.1, 0.1), every=10, windows=2, all_windows=400) > 1
+    assert steps_in(20, Costs(0.1, 0.1), every=10, windows=2, all_windows=290) == 1  # half a minute harms nobody
 
 
 def test_measure_counts_its_steps_from_zero() -> None:
