@@ -110,6 +110,8 @@ def _resume(
                 f"{path}: finished, and has no whole checkpoint left to go on from; "
                 f"train its model further in a new run, with --init {path}"
             )
+        if folder.resumes_from:
+            _require_known_code(resolved, path)
         before = {}
         if processes.is_first():
             before = {name: (path / name).read_bytes() for name in ("config.yaml", *(["result.json"] if done else []))}
@@ -130,6 +132,15 @@ def _resume(
                 for name, content in before.items():  # nothing was added, so it is still the same run
                     folder.write(name, content)
             raise
+
+
+def _require_known_code(resolved: CommandConfig, path: Path) -> None:
+    """Make sure that Python files that a config names are the rewards that the run began with, before one is run."""
+    known = [reward.get("sha256") for reward in _record(path).get("rewards", [])]
+    for leaf, _ in config.leaves(type(resolved)):
+        file = Path(str(config.get(resolved, leaf)))
+        if file.suffix == ".py" and file.is_file() and lineage.sha256_file(file) not in known:
+            raise RunError(f"{path}: its rewards changed since the run began ({file}); put it back, or start a new run")
 
 
 def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]) -> Result:

@@ -85,6 +85,9 @@ def resolved(asked: CompareConfig, found: Sequence[Contestant]) -> CompareConfig
         if not said and default is None:
             raise ConfigError(f"none of the runs says which {own} to compare by; give {config.flag(leaf)}")
         values[own] = next(iter(said.values()), default)
+        if str(values[own]).endswith(".py"):  # not where a run that came from elsewhere asks for it
+            flag = f"{config.flag(leaf)} {values[own]}"
+            raise ConfigError(f"{next(iter(said))}: its {own} is Python code; name it yourself with {flag}")
     return config.with_values(asked, values)
 
 

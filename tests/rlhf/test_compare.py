@@ -276,6 +276,14 @@ def test_settings_that_runs_do_not_share_must_be_given(make_run: Callable[..., s
         resolved(runs[:1])
 
 
+@pytest.mark.parametrize("judge", ["reward", "gold"])
+def test_code_that_a_run_names_must_be_typed(make_run: Callable[..., str], judge: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", 0, SETTINGS | {"prompts": ["x"], judge: "a/notes.py"})
+    with pytest.raises(ConfigError, match=rf"{run}: its {judge} is Python code; .* with --{judge} a/notes.py"):
+        resolved([run])
+    assert getattr(resolved([run], **{judge: "a/notes.py"}), judge) == "a/notes.py"
+
+
 def test_best_of_more_than_half_of_the_answers_is_refused() -> None:
     with pytest.raises(ValidationError, match="--best-of 200: from 2 to 128, half of the reference's answers"):
         CompareConfig(best_of=[200])

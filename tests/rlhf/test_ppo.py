@@ -338,13 +338,18 @@ def test_dropout_in_adapters_is_an_error(
     assert "PPO needs the probabilities it sampled with" in error_of(capsys)
 
 
-def test_a_changed_reward_is_not_resumed(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "mine.py"
+def test_a_changed_reward_is_not_resumed_and_not_run(
+    qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, resume = tmp_path / "mine.py", ["rlhf", "ppo", "--resume", str(tmp_path / "r"), "--run.max-steps=6"]
     file.write_text("def score(rows, answers):\n    return [0.0 for a in answers]\n")
     assert ppo(qwen3, file, tmp_path / "r") == 0
-    file.write_text("def score(rows, answers):\n    return [1.0 for a in answers]\n")
-    assert run(["rlhf", "ppo", "--resume", str(tmp_path / "r"), "--run.max-steps=6"]) == 1
-    assert "its rewards changed since the run began" in error_of(capsys)
+    began = file.read_text()
+    file.write_text(f"raise SystemExit(7)\n{began}")
+    assert run(resume) == 1
+    assert f"its rewards changed since the run began ({file}); put it back" in error_of(capsys)
+    file.write_text(began)
+    assert run(resume) == 0
 
 
 def test_a_reward_that_fails_later_loses_no_checkpoint(qwen3: Path, tmp_path: Path) -> None:
