@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from fledge import hub
+from fledge import console, hub
 from fledge.errors import DataError
 from fledge.lineage import sha256_file
 
@@ -34,6 +34,7 @@ FORMATS = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UTF16_KIND = "UTF-16; convert it to UTF-8, for example with iconv"
+RUNS_OWN = ("lineage.json", "seeds.json")  # beside a config.yaml: a run folder, or one of several seeds
 SNIFFED_BYTES = 8192  # of a file, to tell binary from text
 _BUFFER_BYTES = 1 << 20
 
@@ -111,11 +112,17 @@ def _named_file(path: Path) -> Source:
 
 
 def _folder(path: Path) -> list[Source]:
+    below = files_below(path)
+    runs = {file.parent for file in below if file.name in RUNS_OWN and file.with_name("config.yaml").is_file()} - {path}
     files = [
         file
-        for file in files_below(path)
-        if not any(part.startswith(".") for part in file.relative_to(path).parts) and _format(file)[0] is not None
+        for file in below
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and runs.isdisjoint(file.parents)
+        and _format(file)[0] is not None
     ]
+    if runs:
+        console.note(f"{path}: run folders in it are left out, the first is {min(runs)}; name one to read it")
     if not files:
         raise DataError(f"{path}: folder without data; looked for {', '.join(FORMATS)} (also .gz, .zst)")
     return [_file(file) for file in files]

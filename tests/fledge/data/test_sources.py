@@ -28,6 +28,17 @@ def test_a_folder_gives_its_known_files_in_order(folder: Path) -> None:
     assert names(folder) == ["a.jsonl.gz", "b.txt", "c.md"]
 
 
+@pytest.mark.parametrize("mark", ["lineage.json", "seeds.json"])
+def test_runs_in_a_folder_are_no_data_unless_named(folder: Path, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "sub" / "run"
+    (run / "seed-0").mkdir(parents=True)
+    for name in ("config.yaml", mark, "samples.jsonl", "seed-0/summary.md"):
+        (run / name).write_text("{}\n")
+    assert names(folder) == ["a.jsonl.gz", "b.txt", "c.md"]
+    assert f"{folder}: run folders in it are left out, the first is {run}; name one" in capsys.readouterr().err
+    assert sorted(names(run)) == sorted([mark, "samples.jsonl", "summary.md"])
+
+
 def test_folders_behind_links_are_read_and_loops_end(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "d.ndjson").write_text('{"text": "d"}\n')
