@@ -37,7 +37,7 @@ class Lesson:
     model: Any  # transformers' class, perhaps with adapters
     tokenizer: TextTokenizer
     data: Conversations
-    train: Examples
+    counts: dict[str, int]  # of the conversations to train on, for the result
     rows: list[Example]  # packed
     held_out: list[Example]  # packed
     asked: list[list[Message]]  # held out, and short enough to leave room for an answer
@@ -53,7 +53,7 @@ def run(settings: InstructConfig, folder: RunFolder) -> dict[str, Any]:
     read = {"sources": src.describe(lesson.data.sources), "conversations": len(lesson.data.train)}
     published.record(folder, settings.run, lesson.path, lesson.tokenizer, lesson.model, data=read)
     published.write_rows(folder, HELD_OUT, ({"messages": c.messages} for c in lesson.data.held_out))
-    _announce(settings, lesson)
+    published.announce(lesson.path, lesson.model, settings, "rows")
 
     def check(model: nn.Module) -> dict[str, float]:
         return {"validation_loss": supervised.mean_loss(model, lesson.held_out, MEASURED_ROWS)}
@@ -102,19 +102,20 @@ def _prepare(settings: InstructConfig) -> Lesson:
 
     asked = with_room([c.prompt for c in held_out])
     fixed = with_room([[{"role": "user", "content": text}] for text in settings.answers.prompts])
+    counts = _announce(train, len(rows))
     measured_rows = supervised.pack(measured.examples, settings.pack)
-    return Lesson(path, model, tokenizer, data, train, rows, measured_rows, asked, fixed + asked[:2])
+    return Lesson(path, model, tokenizer, data, counts, rows, measured_rows, asked, fixed + asked[:2])
 
 
-def _announce(settings: InstructConfig, lesson: Lesson) -> None:
-    rows, tokens = lesson.rows, sum(len(row["input_ids"]) for row in lesson.rows)
-    learned = sum(label >= 0 for row in rows for label in row["labels"])
+def _announce(train: Examples, num_rows: int) -> dict[str, int]:
+    tokens = sum(len(one["labels"]) for one in train.examples)
+    learned = sum(int((one["labels"] >= 0).sum()) for one in train.examples)
     console.note(
-        f"{len(lesson.train.examples)} conversations in {len(rows)} rows, {console.format_count(tokens)} tokens, "
-        f"{learned / tokens:.0%} of them learned; {lesson.train.num_cut} cut behind the last answer "
-        f"within the length limit, {lesson.train.num_dropped} left out because no answer fits"
+        f"{len(train.examples)} conversations in {num_rows} rows, {console.format_count(tokens)} tokens, "
+        f"{learned / tokens:.0%} of them learned; {train.num_cut} cut behind the last answer "
+        f"within the length limit, {train.num_dropped} left out because no answer fits"
     )
-    published.announce(lesson.path, lesson.model, settings, "rows")
+    return {"conversations": len(train.examples), "cut": train.num_cut, "left_out": train.num_dropped}
 
 
 def _samples(model: nn.Module, settings: InstructConfig, lesson: Lesson) -> list[dict[str, Any]]:
@@ -159,14 +160,11 @@ def _finish(
         "steps": progress.step,
         "best_step": progress.best_step,
         "validation_loss_before": before,
-        "conversations": len(lesson.train.examples),
         "held_out": len(lesson.data.held_out),
         "duplicates": lesson.data.duplicates,
-        "cut": lesson.train.num_cut,
-        "left_out": lesson.train.num_dropped,
         "tokens": progress.tokens,
         "loop_s": round(progress.elapsed_s, 3),
-    }
+    } | lesson.counts
     with folder.publish("model") as partial:
         proving = [row["input_ids"] for row in lesson.held_out[:4]]
         stops = vocabulary.stop_ids(lesson.tokenizer)

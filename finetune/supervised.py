@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +20,8 @@ from fledge.tokens import TextTokenizer
 from fledge.trainer_bridge import Batch
 from tokenizer.chat import render
 
-Example = dict[str, list[int]]  # input_ids, labels (IGNORED where nothing is learned), seq_lengths
+# input_ids, labels (IGNORED where nothing is learned), seq_lengths; int32 arrays, as lists take 50 bytes a token.
+Example = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def tokenise(tokenizer: TextTokenizer, conversations: Sequence[Conversation], ma
             labels = [i if flag and place else IGNORED for place, (i, flag) in enumerate(zip(ids, flags, strict=True))]
             tokens, learned = tokens + len(ids), learned + sum(flags)
             if any(label != IGNORED for label in labels):
-                examples.append({"input_ids": ids, "labels": labels, "seq_lengths": [len(ids)]})
+                arrays = {"input_ids": np.array(ids, np.int32), "labels": np.array(labels, np.int32)}
+                examples.append(arrays | {"seq_lengths": [len(ids)]})
             else:
                 dropped += 1
             bar.advance()
@@ -77,15 +80,16 @@ def pack(examples: Sequence[Example], row_tokens: int) -> list[Example]:
         return list(examples)
     longest = max(len(example["input_ids"]) for example in examples)
     ids, labels = [e["input_ids"] for e in examples], [e["labels"] for e in examples]
-    return list(trainer_bridge.pack(ids, labels, max(row_tokens, longest)))
+    packed = trainer_bridge.pack(ids, labels, max(row_tokens, longest))
+    return list(packed.with_format("numpy", dtype=np.int32))
 
 
 def collate(rows: Sequence[Example]) -> Batch:
     """A batch (B, T), padded at the right; positions start again with each example in a row."""
     positions = [torch.cat([torch.arange(length) for length in row["seq_lengths"]]) for row in rows]
     return {
-        "input_ids": _padded([torch.tensor(row["input_ids"]) for row in rows]),
-        "labels": _padded([torch.tensor(row["labels"]) for row in rows], IGNORED),
+        "input_ids": _padded([torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]),
+        "labels": _padded([torch.tensor(row["labels"], dtype=torch.long) for row in rows], IGNORED),
         # 0 over the padding, too: each padded place is an example of its own, which nothing looks at.
         "position_ids": _padded(positions),
         "num_tokens": sum(map(len, positions)),

@@ -95,7 +95,7 @@ def test_labels_are_the_answer_and_its_end(tokenizer: TextTokenizer, examples: l
 def test_typed_markers_are_text(tokenizer: TextTokenizer) -> None:
     typed = [Conversation("a:1", [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "x"}])]
     (example,) = supervised.tokenise(tokenizer, typed, 64).examples
-    assert example["input_ids"].count(tokenizer.special_ids["<|im_end|>"]) == 2
+    assert example["input_ids"].tolist().count(tokenizer.special_ids["<|im_end|>"]) == 2
 
 
 def test_what_is_too_long_keeps_its_whole_answers_and_is_counted(tokenizer: TextTokenizer) -> None:
@@ -147,6 +147,13 @@ def test_packed_equals_alone(kind: str, examples: list[Example], request: pytest
     assert supervised.mean_loss(model, rows, 3) == pytest.approx(alone, abs=1e-5)
     assert supervised.mean_loss(model, examples, 7) == pytest.approx(alone, abs=1e-5)  # padding, too
     supervised.check_packing(model, max(rows, key=lambda row: len(row["seq_lengths"])))
+
+
+@pytest.mark.parametrize("row_tokens", [0, 100])
+def test_a_token_and_its_label_take_eight_bytes(examples: list[Example], row_tokens: int) -> None:
+    rows = supervised.pack(examples, row_tokens)
+    held = sum(row["input_ids"].nbytes + row["labels"].nbytes for row in rows)
+    assert held == 8 * sum(sum(row["seq_lengths"]) for row in rows)
 
 
 def test_an_architecture_that_leaks_is_refused(qwen3: Path, examples: list[Example]) -> None:
