@@ -32,6 +32,9 @@ _UNFINISHED = ".shards-unfinished"
 _REJECTS = "rejects.jsonl"
 # Enough text a task that handing it over costs nothing, little enough that a few in flight cost no memory.
 _TASK_BYTES = 1 << 20
+# Text between checkpoints for each document in the last one: they write 16 to 32 bytes a document, so all together less
+# than there is text.
+_CHECKPOINT_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Sharding:
             self._pending: deque[Future[list[tuple[Chunk, np.ndarray]]]] = deque()
             self._task: list[Chunk] = []
             self._task_bytes = self._bytes_since_checkpoint = 0
+            self._num_saved = len(self._seen)
             self._read_phase(self._start_phase, self._start, self._start_rows)
             for number in range(self._start_phase + 1, len(self._phases)):
                 self._read_phase(number, Cursor(), RowCounts())
@@ -182,7 +186,8 @@ class Sharding:
     # --- being stopped ---
 
     def _maybe_checkpoint(self, phase: int, reader: TextReader) -> None:
-        due = self._bytes_since_checkpoint >= self._config.checkpoint_megabytes * 1e6
+        due_bytes = max(self._config.checkpoint_megabytes * 1e6, _CHECKPOINT_BYTES * self._num_saved)
+        due = self._bytes_since_checkpoint >= due_bytes
         if due or self._folder.stop_requested:
             self._drain()
             self._checkpoint(phase, reader)
@@ -191,7 +196,7 @@ class Sharding:
 
     def _checkpoint(self, phase: int, reader: TextReader) -> None:
         self._step += 1
-        self._bytes_since_checkpoint = 0
+        self._bytes_since_checkpoint, self._num_saved = 0, len(self._seen)
         self._rejects_file.flush()
         state = {
             "phase": phase,

@@ -16,6 +16,7 @@ import pytest
 
 from fledge.__main__ import run
 from fledge.config import load
+from fledge.data.digests import DigestSet
 from fledge.tokens import TextTokenizer
 from pretrain.config import PrepareConfig
 from tokenizer import shards
@@ -222,6 +223,19 @@ def slow_copy(tmp_path: Path, tokenizer_folder: Path, out: str) -> list[str]:
         "pretrain", "prepare", "--input", str(tmp_path / "big.jsonl"), "--tokenizer", str(tokenizer_folder),
         "--out", str(tmp_path / out), "--checkpoint-megabytes", "0.05", "--threads", "1",
     ]  # fmt: skip
+
+
+def test_checkpoints_become_rarer_as_what_they_write_grows(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = DigestSet.save
+    monkeypatch.setattr(DigestSet, "save", lambda seen, file: (saved.append(len(seen)), save(seen, file)))
+    write_rows(tmp_path / "big.jsonl", [f"this is number {n}" for n in range(3000)])
+    arguments = slow_copy(tmp_path, tokenizer_folder, "run")[:-4]
+    assert run([*arguments, "--checkpoint-megabytes", "0.001"]) == 0  # 57 times that much text
+    assert len(saved) > 2
+    assert all(later > 4 * before for before, later in pairwise(saved))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

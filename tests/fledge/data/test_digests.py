@@ -1,7 +1,9 @@
 """The set of digests against Python's own."""
 
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,3 +34,13 @@ def test_it_survives_saving(tmp_path: Path) -> None:
 def test_a_digest_of_zeros_is_one_like_others() -> None:
     seen = DigestSet()
     assert [seen.add(bytes(16)), seen.add(bytes(16)), len(seen)] == [True, False, 1]
+
+
+def test_growing_takes_no_more_than_the_two_tables() -> None:
+    seen = DigestSet(capacity=1 << 20)
+    seen._table[::2] = np.random.default_rng(0).integers(1, 1 << 63, 1 << 19, dtype=np.uint64)
+    tracemalloc.start()
+    seen._grow()
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1.6 * seen._table.nbytes  # the new one and what is being moved
