@@ -10,9 +10,9 @@ def declared_ids(folder: Path) -> list[int]:
     """The ids that a model folder's generation_config.json names as ends; none where it names none."""
     try:
         said = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return []
-    return list(said) if isinstance(said, list) else [said] * (said is not None)
+    return [number for number in (said if isinstance(said, list) else [said]) if isinstance(number, int)]
 
 
 def end_ids(folder: Path, tokenizer: TextTokenizer, of_turn: bool = False) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from tokenizers.processors import TemplateProcessing
 
 from fledge import console
 from fledge.errors import ModelError
-from fledge.models.architecture import ModelConfig, build, refuse_nan
-from fledge.models.folder import auto_model, find_model, own_config, read_config, read_tensors
+from fledge.models.architecture import ModelConfig, refuse_nan
+from fledge.models.folder import auto_model, build_for, find_model, own_config, read_config, read_tensors
 from fledge.models.linear import quicken
 from fledge.tokens import TextTokenizer
 
@@ -195,7 +195,7 @@ class OwnClassifier(torch.nn.Module):
         if weight is None:
             raise ModelError(f"{folder}: weights are missing or of another shape: score.weight")
         # There is no language-model head, so none that differs from the embeddings.
-        self.body = build(dataclasses.replace(shape, tie_embeddings=True), seed=None)
+        self.body = build_for(dataclasses.replace(shape, tie_embeddings=True), state, folder)
         self.body.load_hf_state(state, str(folder))
         self.score = torch.nn.Linear(shape.width, len(weight), bias=False)
         self.score.weight.data = weight

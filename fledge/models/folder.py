@@ -1,11 +1,13 @@
 """Hugging Face model folders, read and written without transformers; found by path, run or hub name."""
 
+import dataclasses
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,6 +19,18 @@ from fledge.models.architecture import LanguageModel, ModelConfig, build, find_c
 from fledge.models.linear import quicken
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTERS = "adapter_config.json"  # PEFT's
+
+
+@dataclasses.dataclass
+class _Read:
+    """What is read of a config.json of any type; `decision_threshold` is our own."""
+
+    architectures: list[str] | None = None
+    id2label: dict[int, str] = dataclasses.field(default_factory=dict)
+    pad_token_id: int | None = None
+    decision_threshold: float | None = None
+
 
 _LANGUAGE_MODEL = re.compile(r"(ForCausalLM|LMHeadModel|GPT2Model|Qwen3Model|NanoChatModel)$")
 
@@ -30,6 +44,10 @@ def find_model(path: str | Path) -> Path:
     folder = hub.folder(path, "model", "run or model folder")
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
+            if (candidate / ADAPTERS).is_file():  # transformers would put them on unasked, we would not
+                raise ModelError(
+                    f"{candidate}: adapters beside a whole model; remove adapter_* or merge them with peft"
+                )
             return candidate
     runs = sorted(config.parent.parent for config in folder.glob(f"*/model/{CONFIG}"))
     if runs:
@@ -40,7 +58,7 @@ def find_model(path: str | Path) -> Path:
             f"{path}: OpenAI's TensorFlow checkpoint of GPT-2, which can't be read; "
             "use the same weights as a Hugging Face folder (hub name gpt2)"
         )
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTERS).is_file():
         raise ModelError(f"{path}: adapters without their model; merge them into it with peft, and save that")
     raise ModelError(f"{path}: no model there: no {CONFIG} in it or in its model/")
 
@@ -53,11 +71,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder}/{CONFIG}: can't be read ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise ModelError(f"{folder}/{CONFIG}: has no model_type, so it is no Hugging Face model")
+    _require_types(folder, _Read, content)
     return content
+
+
+def _require_types(folder: Path, wanted: Any, values: dict[str, Any]) -> None:
+    """Raise a ModelError that names the first of the values that is of another type than a class says."""
+    try:
+        pydantic.TypeAdapter(wanted).validate_json(json.dumps(values), strict=True)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ModelError(f"{folder}/{CONFIG}: {where} is {problem['input']!r:.80}: {problem['msg']}") from None
 
 
 def load_model(path: str | Path, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu") -> Any:
@@ -76,11 +105,25 @@ def load_model(path: str | Path, dtype: torch.dtype | None = torch.float32, devi
     config = own_config(folder, content)
     if config is None:
         return load_by_transformers(folder, dtype, device)
-    model = build(config, seed=None)
     state = read_tensors(folder)
+    model = build_for(config, state, folder)
     model.to(dtype or next((tensor.dtype for tensor in state.values()), torch.float32))
     model.load_hf_state(state, str(folder))
     return model.to(device).eval()
+
+
+def build_for(config: ModelConfig, state: dict[str, Tensor], folder: Path) -> LanguageModel:
+    """A model with its weights unset, for those of a folder.
+
+    Raises:
+        ModelError: config.json asks for many times the memory of the weights that there are.
+    """
+    # Embeddings, queries and one matrix of the MLP; what is a little wrong is told by name when the weights are loaded.
+    inner = config.layers * (config.heads * config.head_width + config.mlp_width)
+    least, found = config.width * (config.vocab_size + inner), sum(tensor.numel() for tensor in state.values())
+    if least > 10 * found:
+        raise ModelError(f"{folder}: {CONFIG} wants {least} weights or more, and there are {found}; copy both again")
+    return build(config, seed=None)
 
 
 def own_config(folder: Path, content: dict[str, Any]) -> ModelConfig | None:
@@ -92,12 +135,14 @@ def own_config(folder: Path, content: dict[str, Any]) -> ModelConfig | None:
     if not is_ours(content["model_type"]):
         return None
     try:
-        return find_config(content["model_type"]).from_hf(content)
+        config = find_config(content["model_type"]).from_hf(content)
     except ModelError as error:
         console.note(f"{error}: transformers' own class is used")
         return None
     except (ConfigError, ArithmeticError, TypeError) as error:
-        raise ModelError(f"{folder}: {error}") from None
+        raise ModelError(f"{folder}/{CONFIG}: its numbers make no model ({error})") from None
+    _require_types(folder, type(config), dataclasses.asdict(config))
+    return config
 
 
 def _language_model(folder: Path) -> dict[str, Any]:
@@ -114,21 +159,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: there are none, or a file is missing or damaged; names it.
     """
-    if (folder / INDEX).is_file():
-        try:
-            placed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            files = sorted(set(placed.values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{folder}/{INDEX}: can't be read ({error})") from None
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    else:
-        raise ModelError(
-            f"{folder}: no weights there (no {WEIGHTS}); pickles (*.bin) can run code and are not read: "
-            "save the model again with safetensors"
-        )
     state: dict[str, Tensor] = {}
-    for name in files:
+    for name in weight_files(folder):
         try:
             with safe_open(folder / name, framework="pt") as file:
                 state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, no mapping
@@ -137,6 +169,29 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{folder}/{name}: damaged ({error}); copy it again") from None
     return state
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold a folder's weights.
+
+    Raises:
+        ModelError: there are none, or their index can't be read or names files elsewhere.
+    """
+    if (folder / INDEX).is_file():
+        try:
+            placed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            files = sorted(set(placed.values()))
+            if any(Path(name).name != name for name in files):
+                raise ValueError("it names files of other folders")
+            return files
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"{folder}/{INDEX}: can't be read ({error})") from None
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    raise ModelError(
+        f"{folder}: no weights there (no {WEIGHTS}); pickles (*.bin) can run code and are not read: "
+        "save the model again with safetensors"
+    )
 
 
 def save_model(model: LanguageModel, folder: str | Path) -> None:
@@ -180,8 +235,7 @@ def auto_model(task: str, folder: Path, dtype: torch.dtype | None, new_weights: 
 
     transformers.logging.set_verbosity_error()  # it reports each new weight
     transformers.logging.disable_progress_bar()
-    if not any(folder.glob("*.safetensors")):
-        read_tensors(folder)  # says what is there instead
+    weight_files(folder)  # transformers would follow an index elsewhere
     AutoModel = getattr(transformers, f"AutoModelFor{task}")
     needs_code = "; the Python code it brings (auto_map) is never run" if "auto_map" in read_config(folder) else ""
     try:

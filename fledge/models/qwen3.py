@@ -44,14 +44,13 @@ class Config(ModelConfig):
             "hidden_act": ("silu",),
             "use_sliding_window": (False,),
         }
-        layers, heads = content.get("num_hidden_layers", 32), content.get("num_attention_heads", 32)
-        implemented["layer_types"] = (None, ["full_attention"] * layers)
+        implemented["layer_types"] = (None, ["full_attention"] * len(content.get("layer_types") or ()))
         refuse(content, implemented)
-        kv_heads = content.get("num_key_value_heads", 32)
+        heads, kv_heads = content.get("num_attention_heads", 32), content.get("num_key_value_heads", 32)
         return cls(
             vocab_size=content.get("vocab_size", 151936),
             context=content.get("max_position_embeddings", 32768),
-            layers=layers,
+            layers=content.get("num_hidden_layers", 32),
             width=content.get("hidden_size", 4096),
             heads=heads,
             kv_heads=heads if kv_heads is None else kv_heads,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fledge.endings import declared_ids
 from fledge.errors import ModelError
 from fledge.models import folder as model_folder
 from fledge.models.architecture import LanguageModel, build, find_config
@@ -220,6 +221,10 @@ def test_a_hub_model_of_pickles_is_told_so_and_none_is_fetched(hub_server: "Hub"
     [
         ({}, "no model there"),
         ({"adapter_config.json": "{}"}, "adapters without their model; merge them"),
+        (
+            {"config.json": "{}", "adapter_config.json": "{}"},
+            r"adapters beside a whole model; remove adapter_\* or merge",
+        ),
         ({"hparams.json": "{}", "checkpoint": ""}, "TensorFlow checkpoint of GPT-2"),
         ({"config.json": "{"}, "config.json: can't be read"),
         ({"config.json": "{}"}, "no model_type"),
@@ -236,6 +241,26 @@ def test_a_hub_model_of_pickles_is_told_so_and_none_is_fetched(hub_server: "Hub"
             },
             "model-1.safetensors is missing",
         ),
+        *(
+            (
+                {
+                    "config.json": f'{{"model_type": "{kind}"}}',
+                    "model.safetensors.index.json": f'{{"weight_map": {{"a": {name}}}}}',
+                },
+                rf"index\.json: can't be read \({problem}",
+            )
+            for kind in ("gpt2", "llama")
+            for name, problem in (('"../x"', "it names files of other folders"), ('"/dev/zero"', "it names"), ("5", ""))
+        ),
+        ({"config.json": "[" * 100_000}, "config.json: can't be read"),
+        (
+            {"config.json": '{"model_type": "gpt2", "architectures": "GPT2"}'},
+            r"architectures is 'GPT2': .* valid array",
+        ),
+        ({"config.json": '{"model_type": "gpt2", "architectures": [5]}'}, "architectures.0 is 5: .* valid string"),
+        ({"config.json": '{"model_type": "gpt2", "n_layer": 1.5}'}, "config.json: layers is 1.5: .* valid integer"),
+        ({"config.json": '{"model_type": "gpt2", "n_layer": "2"}'}, "config.json: its numbers make no model"),
+        ({"config.json": '{"model_type": "gpt2", "layer_norm_epsilon": "x"}'}, "norm_epsilon is 'x': .* valid number"),
         (
             {"config.json": '{"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}'},
             "holds a GPT2ForSequenceClassification, not a language model",
@@ -247,6 +272,19 @@ def test_what_is_wrong_with_a_folder_is_said(files: dict[str, str], message: str
         (tmp_path / name).write_text(content)
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"n_layer": 10**9}, {"vocab_size": 10**30}, {"n_embd": 10**6}])
+def test_a_config_of_a_far_larger_model_is_refused_at_once(gpt2_folder: Path, settings: dict[str, int]) -> None:
+    change_config(gpt2_folder, **settings)
+    with pytest.raises(ModelError, match=r"config.json wants \d+ weights or more, and there are \d+; copy both again"):
+        load_model(gpt2_folder)
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", '{"eos_token_id": [[1]]}', '{"eos_token_id": "a"}', "[" * 100_000])
+def test_a_damaged_generation_config_names_no_ends(tmp_path: Path, content: str) -> None:
+    (tmp_path / "generation_config.json").write_text(content)
+    assert declared_ids(tmp_path) == []
 
 
 def test_a_cut_off_weights_file_is_an_error(gpt2_folder: Path) -> None:
