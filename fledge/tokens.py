@@ -66,12 +66,15 @@ class TextTokenizer:
         folder = find_folder(path)
         try:
             inner = _read_inner(folder)
-            roles = _read_roles(folder)
+            roles, template = _read_roles(folder), _read_chat_template(folder)
+            inner.encode("It was.")  # some are found to be damaged only here
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder}: the tokenizer there can't be read ({first_line(error)})") from None
-        except Exception as error:  # the library raises bare Exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
             raise ModelError(f"{folder}: damaged tokenizer ({first_line(error)}); train or copy it again") from None
-        return cls(inner, roles, _read_chat_template(folder))
+        return cls(inner, roles, template)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; special tokens in it are encoded as plain text, and none are added."""
@@ -259,6 +262,8 @@ def _read_chat_template(folder: Path) -> str | None:
     template = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    if not isinstance(template, str | None):
+        raise ValueError("its chat_template is no text")
     return template
 
 

@@ -20,7 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from fledge.errors import DataError, ModelError
+from fledge.errors import DataError, ModelError, first_line
 from fledge.tokens import TextTokenizer
 
 Message = Mapping[str, Any]
@@ -198,6 +198,8 @@ def _render_text(tokenizer: TextTokenizer, messages: Any, add_generation_prompt:
         )
     except jinja2.TemplateError as error:
         raise DataError(f"the chat template refuses these messages: {error}") from None
+    except Exception as error:  # templates are programs
+        raise ModelError(f"the chat template is broken: {first_line(error)}") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -211,7 +213,7 @@ def _compiled(source: str) -> tuple[jinja2.Template, ImmutableSandboxedEnvironme
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     try:
         return environment.from_string(source), environment
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, RecursionError) as error:
         raise ModelError(f"the chat template is broken: {error}") from None
 
 

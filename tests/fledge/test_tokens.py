@@ -207,6 +207,30 @@ def test_a_folder_without_tokenizer_lists_what_was_looked_for(tmp_path: Path) ->
         TextTokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", b"caf\xe9"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}'),
+        ("tokenizer_config.json", b'{"chat_template": {"a": 1}}'),
+    ],
+)
+def test_a_damaged_chat_template_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    TextTokenizer(make().inner, chat_template=None).save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match="the tokenizer there can't be read"):
+        TextTokenizer.from_folder(tmp_path)
+
+
+def test_a_tokenizer_whose_library_panics_is_damaged(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": ""}, "content": "xx"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"damaged tokenizer \(.*\); train or copy it again"):
+        TextTokenizer.from_folder(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"model": 3}'])
 def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)

@@ -196,6 +196,9 @@ def test_templates_may_refuse_or_be_broken_or_missing(small_tokenizer: TextToken
         render(refusing, CHATS[0])
     with pytest.raises(ModelError, match="the chat template is broken"):
         render(with_template(small_tokenizer, "{% if %}"), CHATS[0])
+    for template in ("{{ 1 / 0 }}", "{{ [] + 1 }}", "{{ strftime_now(5) }}", "{{ range | tojson }}", "{{" + "(" * 9999):
+        with pytest.raises(ModelError, match="the chat template is broken"):
+            render(with_template(small_tokenizer, template), CHATS[0])
     with pytest.raises(ModelError, match="no chat template"):
         render(with_template(small_tokenizer, None), CHATS[0])
 
