@@ -88,7 +88,6 @@ class Talk:
         Raises:
             DataError: the text alone is longer than the context has room for.
         """
-        text = text.encode("utf-8", "replace").decode()  # a pipe may have held other bytes
         self.messages, prompt, room = self._fitted([*self.messages, {"role": "user", "content": text}])
         answer = ""
         try:
@@ -149,7 +148,8 @@ class Talk:
             messages = json.loads(Path(file).read_text(encoding="utf-8"))["messages"]
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
             check_roles([message["role"] for message in messages] or ["none"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            json.dumps(messages, ensure_ascii=False).encode()  # no text has half a character
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{file}: no saved conversation ({error})") from None
         self.messages = messages
 
@@ -178,6 +178,7 @@ def _loop(talk: Talk) -> None:
     if sys.stdin.isatty():
         console.note(f"{talk.path}; /help shows the commands")
     while (text := _read_turn()) is not None:
+        text = text.encode("utf-8", "replace").decode()  # a pipe may have held other bytes
         try:
             if text.startswith("/"):
                 if not _obey(talk, text):

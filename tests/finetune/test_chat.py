@@ -116,10 +116,22 @@ def test_a_message_longer_than_the_context_is_refused_and_alone_forgotten(qwen3:
     assert talk.messages == before
 
 
-def test_bytes_that_are_no_text_are_answered(qwen3: Path) -> None:
-    talk = talk_to(qwen3)
-    talk.say("caf\udce9")  # as a pipe of Latin-1 arrives
-    assert talk.messages[0]["content"] == "caf?"
+def test_bytes_that_are_no_text_are_answered(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/system caf\udce9\ncaf\udce9\n"))  # as a pipe of Latin-1 arrives
+    said = chat.run(ChatConfig(model=str(qwen3), max_new_tokens=3, device="cpu"))["messages"]
+    assert [m["content"] for m in said[:2]] == ["caf?", "caf?"]
+
+
+HALVED = '{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "a"}]}'
+
+
+@pytest.mark.parametrize("content", [HALVED, "[" * 100_000])
+def test_a_file_that_is_no_conversation_leaves_the_one_there_is(qwen3: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "saved.json").write_text(content)
+    talk = talk_to(qwen3, system="S")
+    with pytest.raises(DataError, match=r"saved\.json: no saved conversation"):
+        talk.load(str(tmp_path / "saved.json"))
+    assert talk.messages == [{"role": "system", "content": "S"}]
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(
