@@ -4,8 +4,10 @@ Every token is scored once, each window as far back as its stride leaves room fo
 never scored, and a byte counts where its token is scored, whether the token is valid UTF-8 by itself or not.
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import exp, inf, log
 
 import numpy as np
@@ -17,7 +19,9 @@ from eval.items import Ratio
 from eval.likelihood import Scorer
 from eval.subject import Subject
 from eval.token_tree import Tokens
+from fledge import console
 from fledge.data import sources
+from fledge.data.text import Document as Part
 from fledge.data.text import TextReader
 from fledge.tokens import TextTokenizer
 
@@ -32,22 +36,24 @@ class Document:
 
     name: str
     text: bytes  # UTF-8
-    ids: np.ndarray  # int64
-    bytes_N: np.ndarray  # int64, of the text, that each id stands for; all of them together
+    ids: np.ndarray  # int32
+    bytes_N: np.ndarray  # int32, of the text, that each id stands for; all of them together
     is_kept: bool  # the ids tell the text
 
     @classmethod
-    def of(cls, name: str, parts: Sequence[str], tokenizer: TextTokenizer) -> "Document":
+    def of(cls, name: str, parts: Iterable[str], tokenizer: TextTokenizer) -> "Document":
         """A text in parts that are encoded one by one."""
         table = tokenizer.token_bytes()
-        ids, sizes, is_kept = [tokenizer.end_of_text_id], [0], True
+        # Arrays that grow: lists of ids take ten times as much.
+        whole, ids, sizes, is_kept = bytearray(), array("i", [tokenizer.end_of_text_id]), array("i", [0]), True
         for part in parts:
             own, offsets = tokenizer.encode_with_offsets(part)
             text, told = part.encode(), tokenizer.decode_bytes(own)
-            ids += own
-            sizes += [len(table[i]) for i in own] if len(text) == len(told) else _covered(part, offsets)
+            whole += text
+            ids.extend(own)
+            sizes.extend([len(table[i]) for i in own] if len(text) == len(told) else _covered(part, offsets))
             is_kept &= told in (text, b" " + text)  # SentencePiece puts a space before a text
-        return cls(name, "".join(parts).encode(), np.array(ids), np.array(sizes), is_kept)
+        return cls(name, bytes(whole), np.asarray(ids), np.asarray(sizes), is_kept)
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,16 @@ def documents(paths: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Docume
     Raises:
         DataError: a source can't be read.
     """
-    parts = []
-    for part in TextReader(sources.expand(paths)).documents():
-        parts.append(part.text)
-        if part.is_last_part:
-            yield Document.of(f"{part.source}:{part.position}", parts, tokenizer)
-            parts = []
+    for name, parts in groupby(_read(paths), lambda part: f"{part.source}:{part.position}"):
+        yield Document.of(name, (part.text for part in parts), tokenizer)
+
+
+def _read(paths: Sequence[str]) -> Iterator[Part]:
+    reader = TextReader(sources.expand(paths))
+    with console.progress("tokenising", sources.total_size_bytes(reader.sources), "B") as bar:
+        for part in reader.documents():
+            yield part
+            bar.reach(reader.size_bytes_done)
 
 
 def _covered(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
@@ -87,7 +97,7 @@ def windows(document: Document, context: int, stride: int = 0) -> Iterator[Windo
     With stride 0 they are lm-evaluation-harness's (`loglikelihood_rolling`): side by side, and the last one reaches
     back as far as it can. A smaller stride gives each token more to go by, and costs more.
     """
-    ids, first, before_N = document.ids, 1, np.cumsum(document.bytes_N)
+    ids, first, before_N = document.ids, 1, np.cumsum(document.bytes_N, dtype=np.int64)
     while first < len(ids):
         end = min(len(ids), first + (context if first == 1 else stride or context))
         begin = max(0, end - 1 - context)

@@ -2,7 +2,8 @@
 
 import json
 import lzma
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from eval import intervals
+from eval.config import TaskConfig
 from eval.harness import ItemScore
 from eval.items import Ratio
-from eval.perplexity import Document, documents, perplexity, spread, windows
+from eval.perplexity import Document, Window, documents, perplexity, spread, windows
 from eval.subject import Subject
+from eval.tasks.perplexity import measure
 from fledge.__main__ import run
 from fledge.tokens import TextTokenizer
 from fledge.village.stories import stories
@@ -76,6 +79,23 @@ def test_a_limited_number_is_spread_evenly() -> None:
     assert spread(10, 4) == [0, 2, 5, 7]
     assert spread(3, None) == spread(3, 9) == [0, 1, 2]
     assert spread(0, 4) == []
+
+
+def test_windows_that_are_not_scored_are_not_kept(
+    subject: Subject, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Window]] = []
+    alive: list[int] = []
+
+    def watched(*arguments: Any) -> Iterator[Window]:
+        for window in windows(*arguments):
+            alive.append(sum(one() is not None for one in made))
+            made.append(weakref.ref(window))
+            yield window
+
+    monkeypatch.setattr("eval.perplexity.windows", watched)
+    found = measure(subject, TaskConfig(kind="perplexity", data=[str(text_file)]), 2)
+    assert (len(found.items), max(alive)) == (2, 3)  # those that are scored, and the one in hand
 
 
 def test_a_text_file_is_one_document(subject: Subject, tmp_path: Path) -> None:
