@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fledge import console
+
 SHINGLE = 5  # characters; UTF-8 bytes of the normal form, so that one fits into 40 bits
 BANDS, ROWS = 24, 4  # texts that share 0.7 of their shingles become candidates with probability 0.998
 BUCKET = 256  # texts that a later one with the same band is compared with; where many share a frame, they are many
@@ -35,19 +37,23 @@ def group(texts: Sequence[str]) -> list[int]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    shingles = [_shingles(normal_form(text)) for text in texts]
+    shingles: list[np.ndarray] = []
+    least_NH = np.empty((len(texts), BANDS * ROWS), dtype=np.uint32)
     buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # of texts that are no copies of each other
     alike: list[tuple[int, int]] = []
-    least_NH = np.stack([_least_hashes(own) for own in shingles])
-    for number, (own, least_H) in enumerate(zip(shingles, least_NH, strict=True)):
-        entered = [buckets[band, key.tobytes()] for band, key in enumerate(least_H.reshape(BANDS, ROWS))]
-        others = np.array(sorted(set().union(*entered)), dtype=np.int64)
-        likely = others[(least_NH[others] == least_H).mean(1) >= LIKELY].tolist()
-        copies = {other for other in likely if _jaccard(shingles[other], own) >= SIMILARITY}
-        alike += [(other, number) for other in copies]
-        for bucket in entered:
-            if len(bucket) < BUCKET and copies.isdisjoint(bucket):
-                bucket.append(number)
+    with console.progress("near-duplicates", len(texts), "texts") as bar:
+        for number, text in enumerate(texts):
+            shingles.append(own := _shingles(normal_form(text)))
+            least_NH[number] = least_H = _least_hashes(own)
+            entered = [buckets[band, key.tobytes()] for band, key in enumerate(least_H.reshape(BANDS, ROWS))]
+            others = np.array(sorted(set().union(*entered)), dtype=np.int64)
+            likely = others[(least_NH[others] == least_H).mean(1) >= LIKELY].tolist()
+            copies = {other for other in likely if _jaccard(shingles[other], own) >= SIMILARITY}
+            alike += [(other, number) for other in copies]
+            for bucket in entered:
+                if len(bucket) < BUCKET and copies.isdisjoint(bucket):
+                    bucket.append(number)
+            bar.advance()
     left, right = np.array(alike, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
     return [int(label) for label in connected_components(graph, directed=False)[1]]

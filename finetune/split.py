@@ -1,5 +1,6 @@
 """Training, validation and test part of labelled texts: by a hash, near-duplicates on one side."""
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -29,15 +30,10 @@ def split(examples: Sequence[Example], settings: SplitConfig, validation_share: 
     Raises:
         DataError: a part has too few examples, or the training or test part only one class.
     """
-    groups = group([example.all_text for example in examples])
-    names: dict[int, str] = {}
-    for example, number in zip(examples, groups, strict=True):
-        form = normal_form(example.all_text)
-        names[number] = min(names.get(number, form), form)
-    place = {number: _shares(name) for number, name in names.items()}
+    groups, place_G2 = _grouped(tuple(example.all_text for example in examples))
     parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for index, number in enumerate(groups):
-        for_test, for_validation = place[number]
+        for_test, for_validation = place_G2[number]
         if settings.is_test(for_test):
             parts["test"].append(index)
         else:
@@ -47,7 +43,18 @@ def split(examples: Sequence[Example], settings: SplitConfig, validation_share: 
         parts["validation"] = []
     for name in ("train", "test"):
         _check(name, [examples[index].label for index in parts[name]], settings)
-    return Split(**parts, num_groups=len(names))
+    return Split(**parts, num_groups=len(place_G2))
+
+
+@functools.lru_cache(maxsize=1)  # each of --folds splits the same texts
+def _grouped(texts: tuple[str, ...]) -> tuple[list[int], np.ndarray]:
+    """The group of each text, and the shares (G, 2) that place each group, by its first normal form."""
+    groups = group(texts)
+    names: dict[int, str] = {}
+    for text, number in zip(texts, groups, strict=True):
+        form = normal_form(text)
+        names[number] = min(names.get(number, form), form)
+    return groups, np.array([_shares(names[number]) for number in range(len(names))])
 
 
 def _shares(name: str) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from finetune import split as split_module
 from finetune.config import SplitConfig
 from finetune.near_duplicates import group, normal_form
 from finetune.split import split
@@ -97,6 +98,13 @@ def test_each_text_is_tested_in_one_fold() -> None:
     rows = examples(200)
     tested = [index for fold in range(4) for index in split(rows, SplitConfig(num_folds=4, fold=fold), 0.1).test]
     assert sorted(tested) == list(range(200))
+
+
+def test_folds_are_grouped_once() -> None:
+    before = split_module._grouped.cache_info().misses
+    for fold in range(3):
+        split(examples(50), SplitConfig(num_folds=3, fold=fold), 0.1)
+    assert split_module._grouped.cache_info().misses == before + 1
 
 
 def test_a_label_budget_is_kept_and_draws_differ() -> None:
