@@ -228,11 +228,11 @@ def logprobs(policy: Policy, examples: Sequence[Example]) -> list[tuple[float, f
 
 
 def _asked(pupil: Pupil, pairs: Sequence[Pair]) -> list[Asked]:
-    """The held-out prompts, each once, that leave room for an answer."""
-    room = pupil.context - pupil.settings.sampling.max_new_tokens
+    """The first held-out prompts, each once, that leave room for an answer: as many as a measurement wants."""
+    room, wanted = pupil.context - pupil.settings.sampling.max_new_tokens, pupil.settings.validation
     found = {pair.hash: pair.prompt for pair in pairs}
-    asked = [Asked({}, messages, prompts.ids_of(messages, pupil.tokenizer)) for messages in found.values()]
-    fitting = [one for one in asked if len(one.ids) <= room]
+    asked = (Asked({}, messages, prompts.ids_of(messages, pupil.tokenizer)) for messages in found.values())
+    fitting = list(itertools.islice((one for one in asked if len(one.ids) <= room), max(wanted.prompts, wanted.at_end)))
     if not fitting:
         raise DataError(
             f"{pairs[0].where}: no held-out prompt leaves room for an answer of "

@@ -89,10 +89,12 @@ def encode(made: RewardModel, pairs: Sequence[Pair], margin: float = 0.0) -> lis
         DataError: the chat template refuses a conversation.
     """
     found: list[Row] = []
-    for pair in pairs:
-        with errors.of_row(pair.where):
-            chosen, rejected = (made.ids(pair.prompt, answer) for answer in (pair.chosen, pair.rejected))
-        found.append(Row(chosen, rejected, margin * (pair.strength or 0.0)))
+    with console.progress("tokenising", len(pairs), "pairs") as bar:
+        for pair in pairs:
+            with errors.of_row(pair.where):
+                chosen, rejected = (made.ids(pair.prompt, answer) for answer in (pair.chosen, pair.rejected))
+            found.append(Row(chosen, rejected, margin * (pair.strength or 0.0)))
+            bar.advance()
     return found
 
 
