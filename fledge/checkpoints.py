@@ -26,7 +26,8 @@ def step_of(checkpoint: Path) -> int:
 
 def listed(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first; unfinished ones (dot names) don't count."""
-    return sorted((p for p in folder.glob("step-*") if p.is_dir()), key=step_of)
+    found = (p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdecimal())
+    return sorted(found, key=step_of)
 
 
 @contextlib.contextmanager
@@ -80,7 +81,7 @@ def damage(checkpoint: Path) -> str | None:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         expected = [(name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items()]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} can't be read ({error})"
     for name, size_bytes, digest in expected:
         file = checkpoint / name

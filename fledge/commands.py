@@ -267,7 +267,7 @@ def resumed_config(
         raise RunError(f"{path}: a run of 'fledge {record['command']}', not of 'fledge {own}'")
     asked = config_class.model_validate(record["asked"]) if "asked" in record else frozen
     # What was typed first beat the config file then, so it does when only the file is repeated.
-    typed = {tuple(k.split(".")): value for k, value in record["options"].items() if k != "config"}
+    typed = {tuple(k.split(".")): value for k, value in record.get("options", {}).items() if k != "config"}
     named = {*overrides, *(config.values_in(config_class, file) if file else ())}
     left_out = {
         leaf: config.get(asked, leaf)
@@ -317,11 +317,8 @@ def check_seeds(path: Path, seeds: list[int]) -> None:
 
 def _asks_for_more(config_class: type[CommandConfig], path: Path, resolved: CommandConfig) -> bool:
     frozen = config.load(config_class, path / "config.yaml")
-    return any(
-        rule == "more" and config.get(resolved, leaf) != config.get(frozen, leaf)
-        for dotted, rule in config_class.resumable.items()
-        for leaf in [tuple(dotted.split("."))]
-    )
+    growing = [tuple(dotted.split(".")) for dotted, rule in config_class.resumable.items() if rule == "more"]
+    return any(config.get(resolved, leaf) != config.get(frozen, leaf) for leaf in growing)
 
 
 def parse_seeds(text: str) -> list[int]:

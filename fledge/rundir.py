@@ -265,12 +265,8 @@ def restart(folder: RunFolder) -> None:
 
 def discard_if_empty(path: Path) -> None:
     """Remove a run folder in which a command has made nothing yet; it must not be locked any more."""
-    if processes.is_first() and {entry.name for entry in path.iterdir()} <= {
-        "config.yaml",
-        "lineage.json",
-        "seeds.json",
-        ".lock",
-    }:
+    made_first = {"config.yaml", "lineage.json", "seeds.json", ".lock"}
+    if processes.is_first() and {entry.name for entry in path.iterdir()} <= made_first:
         shutil.rmtree(path)
 
 
@@ -281,10 +277,13 @@ def is_run(path: Path) -> bool:
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """The result of a finished run; None while it is not finished."""
+    file = path / "result.json"
     try:
-        return dict(json.loads((path / "result.json").read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{file}: can't be read ({error}); delete it to finish the run again with --resume") from None
 
 
 def state(path: Path) -> str:

@@ -24,7 +24,7 @@ def test_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     assert checkpoints.newest_whole(tmp_path) == tmp_path / "step-1000000"
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "manifest"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "manifest", "no manifest"])
 def test_a_damaged_checkpoint_is_passed_over_aloud(
     tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,10 +37,18 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
         file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     elif harm == "remove":
         file.unlink()
+    elif harm == "manifest":
+        (file.parent / checkpoints.MANIFEST).write_text("[1]")
     else:
         (file.parent / checkpoints.MANIFEST).unlink()
     assert checkpoints.newest_whole(tmp_path) == tmp_path / "step-000100"
     assert "step-000200: damaged" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_name_is_no_checkpoint(tmp_path: Path) -> None:
+    make(tmp_path, 100)
+    (tmp_path / "step-abc").mkdir()
+    assert steps(tmp_path) == [100]
 
 
 def test_no_bit_of_a_checkpoint_can_turn_over_unseen(tmp_path: Path) -> None:

@@ -70,6 +70,25 @@ def test_the_run_of_another_command_is_not_resumed(done: list[int], tmp_path: Pa
         commands.resume(Other, tmp_path / "r", None, {})
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"steps": '])
+def test_a_damaged_result_is_named(done: list[int], content: str, tmp_path: Path) -> None:
+    done.append(9)  # no stop
+    commands.execute(Command(), tmp_path / "r")
+    (tmp_path / "r/result.json").write_text(content)
+    with pytest.raises(RunError, match=r"r/result.json: can't be read .*; delete it to finish the run again"):
+        commands.resume(Command, tmp_path / "r", None, {})
+    (tmp_path / "r/result.json").unlink()
+    assert commands.resume(Command, tmp_path / "r", None, {})["number"] == 3
+
+
+def test_a_run_goes_on_though_what_was_typed_is_lost(done: list[int], tmp_path: Path) -> None:
+    done.append(9)  # no stop
+    commands.execute(Command(), tmp_path / "r")
+    (tmp_path / "r/lineage.json").write_text('{"command": "a_stage a_command"}')
+    (tmp_path / "r/result.json").unlink()
+    assert commands.resume(Command, tmp_path / "r", None, {})["number"] == 3
+
+
 def test_no_seed_is_begun_after_a_stop(done: list[int], tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="stopped in seed 0; continue with --resume"):
         commands.execute_seeds(Command(), [0, 1], tmp_path / "r", {})
