@@ -71,7 +71,9 @@ def life(runs: Sequence[Path]) -> list[Stage]:
             hashes[key] = lineage.sha256_folder(folder, kind)
         return hashes[key]
 
-    def visit(path: Path) -> None:
+    def visit(path: Path, below: tuple[Path, ...] = ()) -> None:
+        if path.resolve() in below:
+            raise RunError(f"{path}/lineage.json: names the run as its own ancestor; put it back as the run wrote it")
         if path.resolve() in stages:
             return
         record = lineage.read(path)
@@ -81,7 +83,7 @@ def life(runs: Sequence[Path]) -> list[Stage]:
         depth = 0
         for link in links:
             if link.is_run and link.state != "missing":
-                visit(link.path)
+                visit(link.path, (*below, path.resolve()))
                 above = stages[link.path.resolve()]
                 depth = max(depth, above.depth + 1)
                 if link.kind == "shards":  # they are that data
@@ -101,7 +103,7 @@ def life(runs: Sequence[Path]) -> list[Stage]:
 def _link(run: Path, record: dict[str, Any], sha256: Callable[[Path, str], str]) -> Link:
     part, is_run = lineage.located(run, record), "run" in record
     state: Literal["same", "changed", "missing"] = "missing"
-    if part.is_dir():
+    if lineage.is_part(part):
         state = "same" if sha256(part, record["kind"]) == record["sha256"] else "changed"
     owner = part.parent if is_run else part
     return Link(record["kind"], owner, is_run and (state == "missing" or rundir.is_run(owner)), record["sha256"], state)

@@ -64,11 +64,16 @@ def gather(stages: Sequence[Stage]) -> dict[str, Any]:
                 problems.append(f"{stage.path}/{file}: {count} damaged lines are left out")
         problems += _broken_links(stage)
         result = run_facts.read_object(stage.path / "result.json")
+        try:
+            told, cards = _stage(stage, names, metrics, result), run_facts.own_numbers(result or {})
+        except (TypeError, ValueError, LookupError, AttributeError):  # of another shape
+            result = None
+            told, cards = _stage(stage, names, metrics, None), []
         if result is None and (stage.path / "result.json").is_file():
             problems.append(f"{stage.path}/result.json: can't be read; its numbers are left out")
-        shown.append(_stage(stage, names, metrics, result))
+        shown.append(told)
         ages += [{"run": run_id, **age} for age in run_facts.ages(samples)]
-        for card in run_facts.own_numbers(result or {}):
+        for card in cards:
             rows = [{**row, "label": row["label"] or run_id} for row in card["rows"]]
             numbers.append({**card, "rows": rows, "task": run_id, "note": "measured by the run itself"})
     used = {parent["name"] for stage in shown for parent in stage["parents"]}
@@ -111,6 +116,7 @@ def _stage(
 ) -> dict[str, Any]:
     record, own = stage.record, result or {}
     last = {key: value for line in metrics for key, value in line.items()}
+    times = [seconds for seconds in (own.get("elapsed_s"), last.get("elapsed_s")) if run_facts.is_number(seconds)]
     command = str(record.get("command", ""))
     typed = [str(word) for word in record.get("argv", [])]
     return {
@@ -148,7 +154,7 @@ def _stage(
             "steps": own.get("steps", last.get("step")),
             "tokens": last.get("tokens", own.get("tokens")),
             # The result knows nothing of a sitting that was killed, the metrics know the loop in all.
-            "elapsed_s": max((own.get("elapsed_s"), last.get("elapsed_s")), key=lambda seconds: seconds or 0),
+            "elapsed_s": max(times, default=None),
             "cpu_s": own.get("cpu_s"),
         },
     }

@@ -42,9 +42,13 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return json.loads(content, parse_constant=lambda name: None)
-    except ValueError:  # also bytes that are no text
+        return json.loads(content, parse_constant=lambda name: None, parse_float=_finite)
+    except (ValueError, RecursionError):  # also bytes that are no text
         return None
+
+
+def _finite(text: str) -> float | None:
+    return float(text) if math.isfinite(float(text)) else None
 
 
 def curves(metrics: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
@@ -52,12 +56,10 @@ def curves(metrics: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {}
     for line in metrics:
         for name, value in line.items():
-            if name != "step" and _is_number(value):
+            if name != "step" and is_number(value):
                 found.setdefault(name, []).append([line["step"], value])
     pairs = [
-        [line["kl"], line["reward"]]
-        for line in metrics
-        if _is_number(line.get("kl")) and _is_number(line.get("reward"))
+        [line["kl"], line["reward"]] for line in metrics if is_number(line.get("kl")) and is_number(line.get("reward"))
     ]
     found |= {"reward_kl": pairs} if pairs else {}
     return {name: _thinned(points) for name, points in found.items()}
@@ -92,7 +94,7 @@ def ages(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _is_token(token: Any) -> bool:
-    return isinstance(token, list) and len(token) == 2 and isinstance(token[0], str) and _is_number(token[1])
+    return isinstance(token, list) and len(token) == 2 and isinstance(token[0], str) and is_number(token[1])
 
 
 def _as_text(value: Any) -> str:
@@ -127,8 +129,8 @@ def own_numbers(result: dict[str, Any]) -> list[dict[str, Any]]:
         if metric in (result.get("intervals") or {}):
             own |= dict(zip(("low", "high"), result["intervals"][metric], strict=True))
             own |= {"n": result.get("test_rows")}
-        if _is_number(own["value"]):
-            cards.append({"metric": metric, "rows": [own, *(r for r in rows if _is_number(r["value"]))]})
+        if is_number(own["value"]):
+            cards.append({"metric": metric, "rows": [own, *(r for r in rows if is_number(r["value"]))]})
     return cards
 
 
@@ -139,7 +141,7 @@ def levels(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "loss": {"before": result.get("validation_loss_before")},
     }
     return {
-        metric: {name: value for name, value in lines.items() if _is_number(value)} for metric, lines in found.items()
+        metric: {name: value for name, value in lines.items() if is_number(value)} for metric, lines in found.items()
     }
 
 
@@ -154,5 +156,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value can be drawn."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ from typing import Any
 from fledge import hub
 from fledge.errors import RunError
 
+PARTS = ("config.json", "index.json", "tokenizer.json", "encoder.json", "vocab.json")  # models, shards, tokenizers
 PACKAGES = ("torch", "transformers", "tokenizers", "tiktoken", "datasets", "trl", "peft", "deepspeed", "numpy")
 
 
@@ -85,6 +86,11 @@ def parent(path: Path, kind: str) -> dict[str, Any]:
     return record
 
 
+def is_part(path: Path) -> bool:
+    """Whether something lies there that a run can come from; no other folder that a lineage names is to be hashed."""
+    return any((path / name).is_file() for name in PARTS)
+
+
 def located(run: Path, record: dict[str, Any]) -> Path:
     """Where a parent of a run lies: as recorded; or the same content where it was, as far off, or beside the run."""
     path = Path(record["path"])
@@ -100,22 +106,26 @@ def located(run: Path, record: dict[str, Any]) -> Path:
         places.append(Path(os.path.normpath(run / from_run)))
     if "run" in record:
         places.append(run.parent / path.parent.name / path.name)
-    return next((p for p in places if p.is_dir() and sha256_folder(p) == record["sha256"]), path)
+    return next((p for p in places if is_part(p) and sha256_folder(p) == record["sha256"]), path)
 
 
 def read(run: Path) -> dict[str, Any]:
     """The lineage of a run folder.
 
     Raises:
-        RunError: it has none, or it can't be read.
+        RunError: it has none, or it is damaged.
     """
     try:
-        content = json.loads((run / "lineage.json").read_text(encoding="utf-8"))
+        content = dict(json.loads((run / "lineage.json").read_text(encoding="utf-8")))
+        judges = [reward["model"] for reward in content.get("rewards", []) if "model" in reward]
+        parents = [*content.get("parents", []), *judges]
+        if not all(isinstance(parent[name], str) for parent in parents for name in ("kind", "path", "sha256")):
+            raise TypeError("a parent is described by three texts")
     except FileNotFoundError:
         raise RunError(f"{run}: no run folder (it has no lineage.json)") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{run}/lineage.json: can't be read ({error})") from None
-    return dict(content)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise RunError(f"{run}/lineage.json: can't be read ({error!r}); put it back as the run wrote it") from None
+    return content
 
 
 def require_same(run: Path, facts: dict[str, Any]) -> None:

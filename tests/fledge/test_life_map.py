@@ -12,7 +12,8 @@ from fledge.life_map import NEXT, following
 
 def make(folder: Path, command: str, parent: str, is_finished: bool = True) -> None:
     folder.mkdir(parents=True)
-    (folder / "lineage.json").write_text(json.dumps({"command": command, "parents": [{"path": parent}]}))
+    parents = [{"kind": "model", "path": parent, "sha256": ""}]
+    (folder / "lineage.json").write_text(json.dumps({"command": command, "parents": parents}))
     (folder / "config.yaml").write_text("")
     if is_finished:
         (folder / "result.json").write_text("{}")

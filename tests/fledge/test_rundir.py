@@ -192,7 +192,7 @@ def test_a_parent_is_found_from_elsewhere_and_where_it_moved_with_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a/runs/old/model").mkdir(parents=True)
-    (tmp_path / "a/runs/old/model/weights").write_text("1")
+    (tmp_path / "a/runs/old/model/config.json").write_text("1")
     (tmp_path / "a/runs/old/lineage.json").write_text("{}")
     monkeypatch.chdir(tmp_path / "a")
     parent = lineage.parent(Path("runs/old/model"), "model")
@@ -202,7 +202,7 @@ def test_a_parent_is_found_from_elsewhere_and_where_it_moved_with_the_run(
     assert lineage.located(Path("a/runs/new"), parent) == tmp_path / "a/runs/old/model"
     Path("a").rename("b")
     assert lineage.located(Path("b/runs/new"), parent) == Path("b/runs/old/model")
-    Path("b/runs/old/model/weights").write_text("2")
+    Path("b/runs/old/model/config.json").write_text("2")
     assert lineage.located(Path("b/runs/new"), parent) == Path("runs/old/model")  # not there: another by now
 
 

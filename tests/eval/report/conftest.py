@@ -32,7 +32,7 @@ def make_run(
 ) -> Path:
     """A run folder with the files that a command leaves."""
     (path / part).mkdir(parents=True)
-    (path / part / "part.txt").write_text(f"{command} {path.name}")
+    (path / part / "config.json").write_text(f"{command} {path.name}")
     (path / "config.yaml").write_text("")
     record = {
         "command": command,

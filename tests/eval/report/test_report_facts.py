@@ -13,6 +13,7 @@ from eval import ancestry, report, run_facts
 from fledge import lineage
 from fledge.__main__ import run
 from fledge.cli import cli
+from fledge.errors import RunError
 
 
 def test_parents_are_found_from_the_last_run_and_stand_before_it(
@@ -59,7 +60,7 @@ def test_a_moved_folder_of_runs_finds_its_parents_by_hash(
 def test_parents_that_changed_or_went_are_told(
     make_report: Callable[..., Any], whole_life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (whole_life / "shards" / "shards" / "part.txt").write_text("other text")
+    (whole_life / "shards" / "shards" / "config.json").write_text("other text")
     life = make_report(whole_life / "base")
     text = f"{whole_life}/base: its shards, {whole_life}/shards, is not what it was when this run used it"
     assert life["problems"] == [text]
@@ -181,6 +182,24 @@ def test_damaged_lines_are_left_out_and_counted(
     assert len(life["stages"][2]["curves"]["loss"]) == len(content.splitlines())
 
 
+@pytest.mark.parametrize("result", ['{"test": [1]}', '{"baselines": 5}', '{"confusion": [[1]]}', "[" * 100_000])
+def test_a_result_of_another_shape_is_left_out(result: str, make_report: Callable[..., Any], whole_life: Path) -> None:
+    (whole_life / "base" / "result.json").write_text(result)
+    life = make_report(whole_life / "base")
+    assert life["problems"] == [f"{whole_life}/base/result.json: can't be read; its numbers are left out"]
+
+
+def test_what_is_no_number_or_nested_too_deep_is_left_out(make_report: Callable[..., Any], whole_life: Path) -> None:
+    samples = whole_life / "base" / "samples.jsonl"
+    samples.write_text("[" * 100_000 + "\n")
+    (whole_life / "base" / "metrics.jsonl").write_text('{"step": 1, "loss": 1e999, "elapsed_s": "x"}\n')
+    (whole_life / "base" / "result.json").write_text('{"elapsed_s": "y", "loss": 1e999}')
+    life = make_report(whole_life / "base")
+    assert life["problems"] == [f"{samples}: 1 damaged lines are left out"]
+    assert life["stages"][2]["cost"]["elapsed_s"] is None
+    assert life["stages"][2]["curves"] == {}
+
+
 def test_numbers_that_are_none_leave_gaps() -> None:
     assert run_facts.curves([{"step": 1, "loss": None, "skipped_steps": True}]) == {}
     assert run_facts.ages([{"step": 1, "prompt": "a", "text": None, "tokens": [["a", None]]}]) == [
@@ -246,10 +265,35 @@ def test_no_run_folder(made: bool, tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_damaged_lineage_is_named(whole_life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (whole_life / "shards" / "lineage.json").write_text("{")
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[1]", "[" * 100_000, '{"parents": "x"}', '{"parents": [{"kind": "model"}]}', '{"rewards": [{"model": 1}]}'],
+)
+def test_a_damaged_lineage_is_named(
+    content: str, whole_life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (whole_life / "shards" / "lineage.json").write_text(content)
     assert run(["report", str(whole_life / "base"), "--out", str(tmp_path / "r.html")]) == 1
     assert f"{whole_life}/shards/lineage.json: can't be read" in capsys.readouterr().err
+
+
+def test_a_run_is_not_its_own_ancestor(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    older = make_run(tmp_path / "older", "pretrain train")
+    make_run(tmp_path / "newer", "pretrain train", parents=(older / "model",))
+    (older / "lineage.json").write_text((tmp_path / "newer/lineage.json").read_text())
+    with pytest.raises(RunError, match=rf"{older}/lineage.json: names the run as its own ancestor"):
+        ancestry.life([tmp_path / "newer"])
+
+
+def test_a_folder_that_nothing_can_come_from_is_not_hashed(
+    make_report: Callable[..., Any], make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "r", "pretrain train", parents=(tmp_path,))
+    hashed: list[Path] = []
+    monkeypatch.setattr(lineage, "sha256_folder", lambda folder, kind="": hashed.append(folder))
+    (stage,) = make_report(run)["stages"]
+    assert [parent["state"] for parent in stage["parents"]] == ["missing"]
+    assert hashed == [run / "model"]
 
 
 def test_a_part_stands_for_its_run_and_a_folder_for_its_runs(whole_life: Path) -> None:
