@@ -46,6 +46,10 @@ class ModelConfig(abc.ABC):
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), field.type
+            if kind in (bool, int, float) and not isinstance(value, int | float if kind is float else kind):
+                raise ConfigError(f"{self.model_type}: {field.name} is {value!r}, must be of type {kind.__name__}")
         for name in ("vocab_size", "context", "layers", "width", "heads", "kv_heads", "head_width", "mlp_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{self.model_type}: {name} is {getattr(self, name)}, must be at least 1")
@@ -119,6 +123,10 @@ class ModelConfig(abc.ABC):
             stream: bytes a number of the residual stream; under autocast more than `compute`, and then every
                 linear layer keeps a copy of its input of its own.
         """
+
+    def least_weights(self) -> int:
+        """Fewer than a model has: its embeddings, queries and one matrix of each MLP."""
+        return self.width * (self.vocab_size + self.layers * (self.heads * self.head_width + self.mlp_width))
 
     @staticmethod
     def ids_of_hf(content: dict[str, Any], **defaults: int | None) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from tokenizers.processors import TemplateProcessing
 
 from fledge import console
 from fledge.errors import ModelError
-from fledge.models.architecture import ModelConfig, refuse_nan
-from fledge.models.folder import auto_model, build_for, find_model, own_config, read_config, read_tensors
+from fledge.models.architecture import ModelConfig, build, refuse_nan
+from fledge.models.folder import auto_model, find_model, own_config, read_config, read_tensors
 from fledge.models.linear import quicken
 from fledge.tokens import TextTokenizer
 
@@ -190,12 +190,12 @@ class OwnClassifier(torch.nn.Module):
     def __init__(self, folder: Path, shape: ModelConfig, pad_id: int) -> None:
         super().__init__()
         self.config = SimpleNamespace(pad_token_id=pad_id, max_position_embeddings=shape.context)
-        state = read_tensors(folder)
+        state = read_tensors(folder, shape)
         weight = state.pop("score.weight", None)
         if weight is None:
             raise ModelError(f"{folder}: weights are missing or of another shape: score.weight")
         # There is no language-model head, so none that differs from the embeddings.
-        self.body = build_for(dataclasses.replace(shape, tie_embeddings=True), state, folder)
+        self.body = build(dataclasses.replace(shape, tie_embeddings=True), seed=None)
         self.body.load_hf_state(state, str(folder))
         self.score = torch.nn.Linear(shape.width, len(weight), bias=False)
         self.score.weight.data = weight

@@ -136,14 +136,6 @@ def test_labels_are_named_by_their_numbers_and_not_by_their_order(base: Callable
     assert classifier.load(tmp_path).labels == ["ham", "spam"]
 
 
-def test_labels_that_are_none_are_named(base: Callable[..., Path], tmp_path: Path) -> None:
-    classifier.from_base(base("gpt2"), ["ham", "spam"]).save(tmp_path)
-    content = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(content | {"id2label": ["ham", "spam"]}))
-    with pytest.raises(ModelError, match=r"config.json: id2label is \['ham', 'spam'\]: Input should be an object"):
-        classifier.load(tmp_path)
-
-
 def test_labels_that_transformers_does_not_write_are_known(base: Callable[..., Path], tmp_path: Path) -> None:
     classifier.from_base(base("qwen3"), ["LABEL_0", "LABEL_1"]).save(tmp_path)
     assert classifier.load(tmp_path).labels == ["LABEL_0", "LABEL_1"]
