@@ -11,6 +11,8 @@ from typing import Any, TextIO
 from fledge.atomic import disk_errors, write_file
 from fledge.errors import RunError
 
+_END_BYTES = 1 << 16  # of a log: some hundred steps
+
 # Every name that may stand in metrics.jsonl, with its unit.
 METRICS = {
     "step": "steps",
@@ -95,6 +97,20 @@ def check_trackers(names: Sequence[str]) -> None:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics.jsonl; an empty list when there is none."""
     return [json.loads(line) for line in whole_lines(run / "metrics.jsonl")]
+
+
+def last_loss(run: Path) -> float | None:
+    """The last loss in a run's metrics.jsonl, nats/token, or None; a long file is read from its end."""
+    path = run / "metrics.jsonl"
+    size_bytes = path.stat().st_size if path.is_file() else 0
+    for length in (_END_BYTES, size_bytes) if size_bytes else ():
+        with path.open("rb") as file:
+            file.seek(max(0, size_bytes - length))
+            lines = file.read().split(b"\n")[length < size_bytes : -1]  # whole ones
+        losses: list[float] = [found["loss"] for found in map(json.loads, lines) if "loss" in found]
+        if losses:
+            return losses[-1]
+    return None
 
 
 def whole_lines(path: Path) -> list[str]:

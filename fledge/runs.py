@@ -10,7 +10,7 @@ import click
 from fledge import console, lineage, rundir
 from fledge.data.sources import files_below
 from fledge.errors import RunError, first_line
-from fledge.metrics_log import read_metrics
+from fledge.metrics_log import last_loss
 
 
 @click.command(help="The runs in a folder: command, state, parent, last loss, size.")
@@ -46,8 +46,7 @@ def describe(path: Path) -> dict[str, Any]:
         record = lineage.read(path)
         found["command"] = record["command"]
         found["parents"] = [parent.get("run", parent["path"]) for parent in record.get("parents", [])]
-        losses = [m["loss"] for m in read_metrics(path) if "loss" in m]
-        return found | {"state": rundir.state(path), "last_loss": losses[-1] if losses else None}
+        return found | {"state": rundir.state(path), "last_loss": last_loss(path)}
     except Exception as error:  # files that hold anything
         console.warn(f"{path}: damaged ({first_line(error)})")
         return found

@@ -15,6 +15,7 @@ import yaml
 from fledge.__main__ import run
 from fledge.cli import cli
 from fledge.life_map import following
+from fledge.metrics_log import last_loss
 
 
 def test_the_root_lists_stages_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,6 +210,18 @@ def test_a_damaged_run_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found == [("interrupted", "pretrain train", 2.5), ("damaged", "pretrain train", None), ("damaged", "", None)]
     assert f"{tmp_path}/empty: damaged ({tmp_path}/empty/lineage.json: can't be read" in shown.err
     assert following(tmp_path) == [f"fledge pretrain train --resume {tmp_path}/whole"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(20_000, 9), (9, 20_000)])
+def test_the_last_loss_of_a_long_run_is_found_wherever_it_stands(before: int, after: int, tmp_path: Path) -> None:
+    steps = [{"step": n, "loss": n / 2} for n in range(before)] + [{"step": n, "tokens": 1} for n in range(after)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps) + '{"step": 9, "lo')
+    assert last_loss(tmp_path) == (before - 1) / 2
+
+
+def test_the_last_loss_is_read_from_the_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("not read\n" + '{"loss": 2.5}\n' * 9999)
+    assert last_loss(tmp_path) == 2.5
 
 
 def test_runs_behind_links_are_listed_and_a_vanished_file_is_no_error(
