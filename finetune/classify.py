@@ -65,7 +65,7 @@ def run(settings: ClassifyConfig, folder: RunFolder) -> dict[str, Any]:
     judged = Judged(read_rows(folder.path / verdict.PREDICTIONS), data.labels, positive)
     with folder.publish("model") as partial:
         made.save(partial)
-        published.card(folder, partial, verdict.lines(judged))
+        published.card(folder, partial, verdict.lines(judged) + baselines.told(num_labelled))
     return facts | verdict.give(folder, judged, _lines(made, facts, positive), ceiling(data.sources))
 
 
@@ -193,6 +193,7 @@ def _lines(made: Classifier, facts: dict[str, Any], positive: int | None) -> lis
         f"{facts['steps']} steps"
         + (f", the weights are those of step {facts['best_step']}" if facts["best_step"] else ""),
     ]
+    lines += baselines.told(facts["train_rows"])
     if facts["cut"]:
         lines.append(f"{facts['cut']} texts are longer than the context; their ends were left out")
     if "temperature" in facts:

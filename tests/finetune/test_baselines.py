@@ -34,6 +34,19 @@ def test_a_label_that_no_training_row_has_is_never_chosen() -> None:
     assert all((score.argmax(1) != 3).all() for score in scores.values())
 
 
+def test_of_many_rows_a_part_with_every_label_is_fitted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test = [*rows(30), Example("x:30", "alone", None, "d")], rows(9)
+    whole = baselines.scores(train, test, ["a", "b", "c", "d"], balanced=False)
+    assert whole["majority"][0, 3] == pytest.approx(1 / 31)
+    monkeypatch.setattr(baselines, "FITTED_ROWS", 4)
+    part = baselines.scores(train, test, ["a", "b", "c", "d"], balanced=False)
+    assert 1 / 8 <= part["majority"][0, 3] <= 1 / 4
+    assert {name: score.shape for name, score in part.items()} == dict.fromkeys(whole, (9, 4))
+    assert "the baselines know 4 of the 31 rows to train on" in capsys.readouterr().err
+
+
 def test_weights_are_one_on_average_and_repeating_evens_out_the_labels() -> None:
     own = [Row([1], 0)] * 6 + [Row([1], 1)] * 2
     kept, weights = collate.balanced(own, 2, "weights")
