@@ -26,6 +26,7 @@ class Tokens:
 # Attention within a tree costs as much for what a token may not see: small trees of all that begins alike, and larger
 # ones only for choices behind a long question.
 TREE_TOKENS, TREE_LENGTHS = 96, 4
+TREE_AT_MOST = 4096  # tokens: memory grows with the square; rows without branches need no table of what they see
 WORTH_SHARING = 2  # tokens; the beginning of a document is one that all share
 
 
@@ -38,7 +39,7 @@ def pack(sequences: Sequence[Tokens]) -> list[list[int]]:
         ids = sequences[i].ids
         shared = 0 if before is None else _shared(sequences[before].ids, ids)
         grown = size + len(ids) - shared
-        if packs and shared >= WORTH_SHARING and grown <= max(TREE_TOKENS, TREE_LENGTHS * len(ids)):
+        if packs and shared >= WORTH_SHARING and grown <= min(max(TREE_TOKENS, TREE_LENGTHS * len(ids)), TREE_AT_MOST):
             packs[-1].append(i)
             size = grown
         else:

@@ -14,7 +14,7 @@ from eval.items import Item, LogLikelihood
 from eval.likelihood import Scorer, halved
 from eval.subject import Subject
 from eval.tasks import minimal_pairs
-from eval.token_tree import Tokens, TokenTree
+from eval.token_tree import Tokens, TokenTree, pack
 from fledge.__main__ import run
 from fledge.data.rows import Row
 from fledge.errors import DataError, ModelError
@@ -115,6 +115,11 @@ def test_a_branch_does_not_see_its_sibling() -> None:
         [1, 0, 0, 1, 0],
         [1, 0, 0, 1, 1],
     ]
+
+
+@pytest.mark.parametrize(("length", "trees"), [(3000, 1), (5000, 4)])
+def test_choices_behind_a_very_long_question_are_read_apart(length: int, trees: int) -> None:
+    assert len(pack([Tokens([*range(length), choice], length) for choice in range(4)])) == trees
 
 
 def test_a_context_too_long_loses_its_beginning_and_is_counted(
