@@ -1,6 +1,7 @@
 """`fledge eval selfcheck`: does a model keep the promises that training and evaluation rely on?"""
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,12 @@ def _read(settings: SelfcheckConfig) -> tuple[list[str], list[list[Message]]]:
         if source.format in ("text", "html"):
             documents = (document.text for document in TextReader([source]).documents())
             # One long text gives several pieces.
-            texts += [p for document in documents for p in document.split("\n\n") if p.strip()][: settings.rows]
+            texts += islice((p for text in documents for p in text.split("\n\n") if p.strip()), settings.rows)
             continue
-        for row in rows.read([source.name]).rows[: settings.rows]:
+        for row in islice(rows.iterate(source), settings.rows):
+            if isinstance(row, rows.Reject):
+                console.warn(f"passed over {row}")
+                continue
             try:
                 prompt = prompts.of_row(row.values)
             except ValueError:

@@ -148,3 +148,9 @@ def test_too_little_data_is_an_error(model_folder: Path, tmp_path: Path) -> None
     file.write_text("Only one text.", encoding="utf-8")
     with pytest.raises(DataError, match=r"one\.txt: fewer than two texts"):
         selfcheck.run(SelfcheckConfig(model=str(model_folder), data=[str(file)]))
+
+
+def test_no_more_rows_are_read_than_asked_for(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "Anna has a dog."}\n' * 4 + "{broken\n" * 4)
+    assert len(selfcheck._read(SelfcheckConfig(model="x", data=[str(rows)], rows=3))[0]) == 3
