@@ -1,6 +1,7 @@
 """`fledge tokenizer compare`: tokenizers side by side on the same text."""
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tokenizer.bulk import BulkEncoder, bulk_encoder
 from tokenizer.config import CompareConfig
 
 _SAMPLE_CHARACTERS = 1 << 18
+_SHOWN = 20  # sources with a line of their own
 
 
 @dataclass
@@ -69,12 +71,14 @@ def _report(contenders: list[_Contender], num_bytes: dict[str, int]) -> dict[str
     total = sum(num_bytes.values())
     rows = [
         [source, f"{size:,}", *(f"{size / max(1, c.tokens[source]):.3f}" for c in contenders)]
-        for source, size in num_bytes.items()
+        for source, size in islice(num_bytes.items(), _SHOWN)
     ]
     results = {c.name: _values(c, total) for c in contenders}
     rows.append(["all", f"{total:,}", *(f"{v['bytes_per_token']:.3f}" for v in results.values())])
     console.result("Bytes per token (more is better)\n")
     console.result(console.table(rows, ["source", "bytes", *results]))
+    if len(num_bytes) > _SHOWN:
+        console.result(f"The first {_SHOWN} of {len(num_bytes)} sources are shown.")
     console.result("")
     facts = [
         [name, f"{v['vocab_size']:,}", f"{v['unused']:,}", f"{v['unused_share']:.1%}", _round_trip(v["not_lossless"])]

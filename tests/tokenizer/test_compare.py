@@ -43,3 +43,16 @@ def test_a_lossy_tokenizer_is_named(tmp_path: Path, corpus: list[str], capsys: p
     (tmp_path / "a.txt").write_text("Upper and lower")
     assert run(["tokenizer", "compare", str(tmp_path / "lower"), "--input", str(tmp_path / "a.txt")]) == 0
     assert "1 documents differ, first" in capsys.readouterr().out
+
+
+def test_of_many_sources_the_first_are_shown(
+    tmp_path: Path, small_tokenizer: TextTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_tokenizer.save(tmp_path / "small")
+    for number in range(25):
+        (tmp_path / f"{number:02}.txt").write_text("Anna has a dog.")
+    assert run(["tokenizer", "compare", str(tmp_path / "small"), "--input", str(tmp_path / "*.txt")]) == 0
+    out = capsys.readouterr().out
+    assert out.count(".txt") == 20
+    assert "The first 20 of 25 sources are shown." in out
+    assert f"{25 * 15}" in out  # the sum is that of all
