@@ -55,27 +55,29 @@ def gather(stages: Sequence[Stage]) -> dict[str, Any]:
     names = _names([stage.path for stage in stages])
     problems: list[str] = []
     shown, ages, numbers = [], [], []
-    for stage in stages:
-        run_id = names[stage.path.resolve()]
-        metrics, num_bad_metrics = run_facts.read_lines(stage.path / "metrics.jsonl")
-        samples, num_bad_samples = run_facts.read_lines(stage.path / "samples.jsonl")
-        for file, count in (("metrics.jsonl", num_bad_metrics), ("samples.jsonl", num_bad_samples)):
-            if count:
-                problems.append(f"{stage.path}/{file}: {count} damaged lines are left out")
-        problems += _broken_links(stage)
-        result = run_facts.read_object(stage.path / "result.json")
-        try:
-            told, cards = _stage(stage, names, metrics, result), run_facts.own_numbers(result or {})
-        except (TypeError, ValueError, LookupError, AttributeError):  # of another shape
-            result = None
-            told, cards = _stage(stage, names, metrics, None), []
-        if result is None and (stage.path / "result.json").is_file():
-            problems.append(f"{stage.path}/result.json: can't be read; its numbers are left out")
-        shown.append(told)
-        ages += [{"run": run_id, **age} for age in run_facts.ages(samples)]
-        for card in cards:
-            rows = [{**row, "label": row["label"] or run_id} for row in card["rows"]]
-            numbers.append({**card, "rows": rows, "task": run_id, "note": "measured by the run itself"})
+    with console.progress("gathering", len(stages), "runs") as bar:
+        for stage in stages:
+            run_id = names[stage.path.resolve()]
+            metrics, num_bad_metrics = run_facts.read_lines(stage.path / "metrics.jsonl")
+            samples, num_bad_samples = run_facts.read_lines(stage.path / "samples.jsonl")
+            for file, count in (("metrics.jsonl", num_bad_metrics), ("samples.jsonl", num_bad_samples)):
+                if count:
+                    problems.append(f"{stage.path}/{file}: {count} damaged lines are left out")
+            problems += _broken_links(stage)
+            result = run_facts.read_object(stage.path / "result.json")
+            try:
+                told, cards = _stage(stage, names, metrics, result), run_facts.own_numbers(result or {})
+            except (TypeError, ValueError, LookupError, AttributeError):  # of another shape
+                result = None
+                told, cards = _stage(stage, names, metrics, None), []
+            if result is None and (stage.path / "result.json").is_file():
+                problems.append(f"{stage.path}/result.json: can't be read; its numbers are left out")
+            shown.append(told)
+            ages += [{"run": run_id, **age} for age in run_facts.ages(samples)]
+            for card in cards:
+                rows = [{**row, "label": row["label"] or run_id} for row in card["rows"]]
+                numbers.append({**card, "rows": rows, "task": run_id, "note": "measured by the run itself"})
+            bar.advance()
     used = {parent["name"] for stage in shown for parent in stage["parents"]}
     return {
         # What the life led to: nothing was made from these.

@@ -2,6 +2,7 @@
 
 import json
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,13 @@ KNOWN = {
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The objects of a JSON lines file with non-finite numbers as None, and how many lines can't be read."""
     found, num_damaged = [], 0
-    with disk_errors(path):
-        lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    for line in filter(bytes.strip, lines):
-        content = _parsed(line)
-        if isinstance(content, dict) and isinstance(content.get("step"), int):
-            found.append(content)
-        else:
-            num_damaged += 1
+    with disk_errors(path), path.open("rb") if path.is_file() else BytesIO() as lines:
+        for line in filter(bytes.strip, lines):
+            content = _parsed(line)
+            if isinstance(content, dict) and isinstance(content.get("step"), int):
+                found.append(content)
+            else:
+                num_damaged += 1
     return found, num_damaged
 
 
