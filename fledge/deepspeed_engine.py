@@ -274,14 +274,11 @@ def _require_plain(folder: Path) -> None:
     """Make sure that unpickling, as DeepSpeed does it without limits, can run no code: by what the files name."""
     for file in sorted(folder.rglob("*.pt")):
         try:
-            foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(file)) - DEEPSPEEDS_OWN
+            foreign = ", ".join({*torch.serialization.get_unsafe_globals_in_checkpoint(file)} - DEEPSPEEDS_OWN)
         except Exception as error:  # files that hold anything
-            foreign = {str(error)}
+            foreign = str(error)
         if foreign:
-            raise RunError(
-                f"{file}: may run code, as it holds what DeepSpeed does not write ({', '.join(sorted(foreign))}); "
-                f"delete {folder.parent} to continue from the checkpoint before"
-            )
+            raise RunError(f"{file}: may run code ({foreign}); delete {folder.parent} to go on from an older one")
 
 
 def _make_universal(source: Path, target: Path) -> None:
