@@ -161,7 +161,8 @@ class FollowersFolder(RunFolder):
     def checkpoint(self, step: int) -> Iterator[Path]:
         """The folder that the first process has made, and will give its name."""
         processes.wait_for_all()
-        yield atomic.partial_path(self.checkpoints / checkpoints.name_of(step))
+        with atomic.disk_errors(self.path):
+            yield atomic.partial_path(self.checkpoints / checkpoints.name_of(step))
         processes.wait_for_all()
         processes.wait_for_all()
 
@@ -177,8 +178,6 @@ class FollowersFolder(RunFolder):
 
 def shared(make: Callable[[], RunFolder]) -> RunFolder:
     """The run folder that the first process creates or reopens; the others get one that leaves writing to it."""
-    if processes.size() == 1:
-        return make()
     if processes.is_first():
         folder = make()
         processes.same((folder.path, folder.resumes_from))

@@ -129,6 +129,12 @@ def test_a_disk_too_full_for_metrics_is_one_error(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_full_disk_is_one_error_in_every_process(tmp_path: Path) -> None:
+    folder = rundir.FollowersFolder(tmp_path, None)
+    with pytest.raises(RunError, match="no space left to write it"), folder.checkpoint(1):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 3328 vs 3220")  # torch's
+
+
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with rundir.create(Command(), tmp_path / "r") as folder:
