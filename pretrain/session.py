@@ -118,9 +118,10 @@ class Session:
         self.engine.restore(checkpoint, state)
         self.guard.restore(state["guard"])
         self.counters = Counters(**state["counters"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.config.run.device == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        if processes.rank() < state.get("processes", 1):  # one that has come new draws by its own seed
+            torch.set_rng_state(state["rng"])
+            if state["cuda_rng"] is not None and self.config.run.device == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])
 
     def roll_back(self, checkpoint: Path) -> None:
         """Take over a checkpoint but leave out the batches read since, and the time stays spent."""

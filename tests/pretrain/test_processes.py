@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fledge import processes
@@ -131,6 +132,8 @@ def test_one_process_is_continued_by_two_of_the_deepspeed_launcher(train: list[s
     )
     assert done.returncode == 0, done.stderr
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    states = [torch.load(two / "checkpoints/step-000006" / name) for name in ("state.pt", "state-1.pt")]
+    assert not torch.equal(states[0]["rng"], states[1]["rng"])  # the new process drops other activations
     saved = [model_folder.read_tensors(out / "model") for out in (one, two)]
     assert {name: t.shape for name, t in saved[0].items()} == {n: t.shape for n, t in saved[1].items()}
     result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
