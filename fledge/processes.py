@@ -128,10 +128,6 @@ def make_group() -> None:
     if size() == 1:
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
         return
-    if missing := {"RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
-        raise UsageError(
-            f"WORLD_SIZE is {size()}, but {', '.join(sorted(missing))} is not set; unset it, or use torchrun"
-        )
     # This waits for all, in a call that Python's own handlers can't end.
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -146,14 +142,19 @@ def joined() -> Iterator[None]:
 
     Raises:
         RunFailed: a process died, hung or failed; names its rank and machine. Only one process says so.
+        UsageError: it is not said where they meet.
     """
     global _watch
     if size() == 1:
         yield
         return
+    if missing := {"RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise UsageError(
+            f"WORLD_SIZE is {size()}, but {', '.join(sorted(missing))} is not set; unset it, or use torchrun"
+        )
     from fledge import console
 
-    console.note(f"waiting for {size()} processes at {os.environ.get('MASTER_ADDR')}")
+    console.note(f"waiting for {size()} processes at {os.environ['MASTER_ADDR']}")
     make_group()
     watch = _watch = _Watch()
     wait_for_all()
