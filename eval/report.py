@@ -118,7 +118,7 @@ def _stage(
 ) -> dict[str, Any]:
     record, own = stage.record, result or {}
     last = {key: value for line in metrics for key, value in line.items()}
-    times = [seconds for seconds in (own.get("elapsed_s"), last.get("elapsed_s")) if run_facts.is_number(seconds)]
+    times: list[Any] = [s for s in (own.get("elapsed_s"), last.get("elapsed_s")) if run_facts.is_number(s)]
     command = str(record.get("command", ""))
     typed = [str(word) for word in record.get("argv", [])]
     return {
