@@ -51,13 +51,7 @@ def read(
     Raises:
         DataError: no rows, too many bad ones, or fewer than two prompts that are short enough and begin otherwise.
     """
-    with console.progress("reading", unit="prompts") as bar:
-
-        def make(row: Row) -> Asked:
-            bar.advance()
-            return of_row(row, tokenizer)
-
-        found = rows.read_as(make, inputs, max_bad_share)
+    found = rows.read_as(lambda row: of_row(row, tokenizer), inputs, max_bad_share)
     different: dict[tuple[tuple[str, str], ...], Asked] = {}
     for one in found.rows:
         different.setdefault(tuple((m["role"], normalised(m["content"])) for m in one.messages), one)
