@@ -12,11 +12,6 @@ Line = dict[str, Any]  # of metrics.jsonl
 
 WINDOW = 5  # steps that are averaged, so that one unlucky batch is no finding
 ERRORS = 3  # standard errors that are no noise; more than the usual 2, as every step asks
-# What is checked on prompts that are not trained on, the better judge first: how it is called, why it falls.
-REWARDS = {
-    "validation_gold_reward": ("gold reward", "the policy exploits the reward"),
-    "validation_reward": ("held-out reward", "the policy knows the training prompts by heart"),
-}
 
 
 @dataclass(frozen=True)
@@ -28,35 +23,12 @@ class Finding:
     is_fatal: bool = False  # the run can't get well again
 
 
-class Steps(list[Line]):
-    """The steps so far, and what rules need of all of them, so that a late step costs no more than an early one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Those in which the policy was trained; in those of the critic's warm-up some things are not measured.
-        self.learning: list[Line] = []
-        self.checks: dict[str, list[int]] = {}  # by reward: the places of its best check and of the last two
-
-    def append(self, line: Line) -> None:
-        """Add a step."""
-        super().append(line)
-        self.learning += [line] if line["updates"] else []
-        place = len(self) - 1
-        for name in REWARDS:
-            if f"{name}_error" in line:
-                best, _, last = self.checks.get(name, [place] * 3)
-                self.checks[name] = [place if line[name] > self[best][name] else best, last, place]
-
-
 class History:
     """The steps of a run so far; each problem is told once."""
 
     def __init__(self, lines: Sequence[Line], step: int) -> None:
         """Take up a resumed run's lines up to a step."""
-        self._lines = Steps()
-        for line in lines:
-            if line["step"] <= step and "kl" in line:
-                self._lines.append(line)
+        self._lines = [line for line in lines if line["step"] <= step and "kl" in line]
         self._told: set[str] = set()
 
     def add(self, line: Line, settings: PpoConfig) -> list[Finding]:
@@ -73,7 +45,7 @@ def of_run(lines: Sequence[Line], settings: PpoConfig) -> list[Finding]:
     return [finding for line in lines if "kl" in line for finding in history.add(line, settings)]
 
 
-def diagnose(lines: Steps, settings: PpoConfig) -> list[Finding]:
+def diagnose(lines: Sequence[Line], settings: PpoConfig) -> list[Finding]:
     """What is wrong at the last of these steps."""
     return [
         Finding(name, f"step {lines[-1]['step']}: {text}", name in FATAL)
@@ -93,6 +65,11 @@ def _first(lines: Sequence[Line], name: str) -> list[float]:
 def _is_settled(lines: Sequence[Line]) -> bool:
     """Whether the first and the last steps are different ones."""
     return len(lines) >= 2 * WINDOW
+
+
+def _learning(lines: Sequence[Line]) -> list[Line]:
+    """The steps in which the policy was trained; in those of the critic's warm-up some things are not measured."""
+    return [line for line in lines if line["updates"]]
 
 
 def _error(values: Sequence[float]) -> float:
@@ -135,8 +112,8 @@ def _kl_explosion(lines: Sequence[Line], settings: PpoConfig) -> str:
     )
 
 
-def _entropy_collapse(steps: Steps, settings: PpoConfig) -> str:
-    if not _is_settled(lines := steps.learning):
+def _entropy_collapse(lines: Sequence[Line], settings: PpoConfig) -> str:
+    if not _is_settled(lines := _learning(lines)):
         return ""
     now, before = fmean(_recent(lines, "entropy")), fmean(_first(lines, "entropy"))
     if before < 0.05 or now > 0.1 * before:
@@ -179,19 +156,22 @@ def _never_stops(lines: Sequence[Line], settings: PpoConfig) -> str:
     )
 
 
-def _over_optimisation(lines: Steps, settings: PpoConfig) -> str:
+def _over_optimisation(lines: Sequence[Line], settings: PpoConfig) -> str:
     """The reward that is learned from rises while one that is not falls from its best, both by more than noise."""
-    name = next((name for name in REWARDS if name in lines.checks), None)
-    if name is None:
+    name, kind, cause = "validation_gold_reward", "gold reward", "the policy exploits the reward"
+    if not any(name in line for line in lines):
+        name, kind, cause = ("validation_reward", "held-out reward", "the policy knows the training prompts by heart")
+    checks = [n for n, line in enumerate(lines) if f"{name}_error" in line]
+    if not checks:
         return ""
-    (kind, cause), (best, *checks) = REWARDS[name], lines.checks[name]
-    last, until = [lines[n] for n in checks], max(best + 1, WINDOW)
-    if best >= checks[0] or len(lines) < until + WINDOW:
+    best, last = max(checks, key=lambda n: float(lines[n][name])), [lines[n] for n in checks[-2:]]
+    until = max(best + 1, WINDOW)
+    if best >= checks[-2:][0] or len(lines) < until + WINDOW:
         return ""
     fell = lines[best][name] - fmean(line[name] for line in last)
     # As if checks were independent: they ask the same prompts, so the true error is smaller.
     errors = [lines[best][f"{name}_error"], *(line[f"{name}_error"] / len(last) for line in last)]
-    before, now = _recent(lines[until - WINDOW : until], "reward"), _recent(lines, "reward")
+    before, now = _recent(lines[:until], "reward"), _recent(lines, "reward")
     rose = fmean(now) - fmean(before)
     if fell <= ERRORS * hypot(*errors) or rose <= ERRORS * hypot(_error(before), _error(now)):
         return ""
@@ -201,8 +181,8 @@ def _over_optimisation(lines: Steps, settings: PpoConfig) -> str:
     )
 
 
-def _idle_critic(steps: Steps, settings: PpoConfig) -> str:
-    if not _is_settled(lines := steps.learning):
+def _idle_critic(lines: Sequence[Line], settings: PpoConfig) -> str:
+    if not _is_settled(lines := _learning(lines)):
         return ""
     found = _recent(lines, "explained_variance")
     if max(found) < -0.02:
@@ -218,7 +198,7 @@ def _idle_critic(steps: Steps, settings: PpoConfig) -> str:
     return ""
 
 
-RULES: dict[str, Callable[[Steps, PpoConfig], str]] = {
+RULES: dict[str, Callable[[Sequence[Line], PpoConfig], str]] = {
     "negative KL": _negative_kl,
     "ratio": _ratio,
     "KL explosion": _kl_explosion,

@@ -224,22 +224,6 @@ def test_without_gold_the_held_out_reward_is_compared() -> None:
     assert "while the held-out reward fell" in finding.text
 
 
-def test_a_late_step_costs_what_an_early_one_does() -> None:
-    class Counted(dict[str, Any]):
-        num_read = 0
-
-        def __getitem__(self, name: str) -> Any:
-            Counted.num_read += 1
-            return super().__getitem__(name)
-
-    costs = []
-    for steps in (1000, 2000):
-        Counted.num_read = 0
-        diagnosis.of_run([Counted(line) for line in checked(0, lambda t: t, steps)], SETTINGS)
-        costs.append(Counted.num_read)
-    assert costs[1] == pytest.approx(2 * costs[0], rel=0.02)
-
-
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
