@@ -11,8 +11,6 @@ from typing import Any, TextIO
 from fledge.atomic import disk_errors, write_file
 from fledge.errors import RunError
 
-_END_BYTES = 1 << 16  # of a log: some hundred steps
-
 # Every name that may stand in metrics.jsonl, with its unit.
 METRICS = {
     "step": "steps",
@@ -103,13 +101,12 @@ def last_loss(run: Path) -> float | None:
     """The last loss in a run's metrics.jsonl, nats/token, or None; a long file is read from its end."""
     path = run / "metrics.jsonl"
     size_bytes = path.stat().st_size if path.is_file() else 0
-    for length in (_END_BYTES, size_bytes) if size_bytes else ():
+    for length in (1 << 16, size_bytes) if size_bytes else ():  # some hundred steps, or all
         with path.open("rb") as file:
             file.seek(max(0, size_bytes - length))
             lines = file.read().split(b"\n")[length < size_bytes : -1]  # whole ones
-        losses: list[float] = [found["loss"] for found in map(json.loads, lines) if "loss" in found]
-        if losses:
-            return losses[-1]
+        if losses := [found["loss"] for found in map(json.loads, lines) if "loss" in found]:
+            return float(losses[-1])
     return None
 
 

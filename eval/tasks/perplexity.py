@@ -1,7 +1,5 @@
 """Bits per byte and perplexity of any text: each document by itself, a long one in windows (`stride`)."""
 
-from collections.abc import Iterator
-
 from eval import perplexity
 from eval.config import TaskConfig
 from eval.harness import GIVE_DATA, Scores
@@ -20,12 +18,11 @@ def measure(subject: Subject, task: TaskConfig, limit: int | None) -> Scores:
         raise DataError(f"perplexity needs text: {GIVE_DATA}")
     tokenizer, context = subject.tokenizer, subject.scorer.context
     texts = list(perplexity.documents(task.data, tokenizer))
-
-    def windows() -> Iterator[perplexity.Window]:
-        return (w for text in texts for w in perplexity.windows(text, context, min(task.stride, context)))
-
-    chosen = set(perplexity.spread(sum(1 for _ in windows()), limit))  # lists of ids: only these are kept
-    found = [window for place, window in enumerate(windows()) if place in chosen]
+    stride = min(task.stride, context)
+    count = sum(1 for text in texts for _ in perplexity.windows(text, context, stride))
+    chosen = set(perplexity.spread(count, limit))  # ids in lists take memory: no others are kept
+    each = (window for text in texts for window in perplexity.windows(text, context, stride))
+    found = [window for place, window in enumerate(each) if place in chosen]
     if not found:
         raise DataError(f"{', '.join(task.data)}: no text in it")
     num_changed = sum(not text.is_kept for text in texts)
