@@ -17,7 +17,8 @@ def put_right() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # Files are UTF-8, whatever Windows' code page is; a terminal may have no letters for a model's text.
             encoding = None if stream.isatty() else "utf-8"
-            stream.reconfigure(encoding=encoding, errors="backslashreplace" if name == "stderr" else "replace")
+            with contextlib.suppress(io.UnsupportedOperation):  # it was read from before
+                stream.reconfigure(encoding=encoding, errors="backslashreplace" if name == "stderr" else "replace")
     sys.stderr = _Forgiving(sys.stderr)
 
 
