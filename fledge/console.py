@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from fledge import processes
 
@@ -30,7 +30,7 @@ def visible(text: str, is_strict: bool = False) -> str:
 def note(text: str) -> None:
     """Tell the user something on stderr."""
     if not is_quiet():
-        print(visible(text), file=sys.stderr, flush=True)
+        _show(f"{visible(text)}\n", sys.stderr)
 
 
 def warn(text: str) -> None:
@@ -46,7 +46,17 @@ def result(text: str) -> None:
 
 def write(text: str) -> None:
     """Write a piece of text to stdout at once; where that is no terminal, byte for byte."""
-    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
+    _show(visible(text) if sys.stdout.isatty() else text, sys.stdout)
+
+
+def _show(text: str, stream: TextIO) -> None:
+    if Progress._shared and stream.isatty():
+        from rich.text import Text
+
+        # Above the bars; what is just printed rich would break at the screen's edge, paths and JSON too.
+        Progress._shared[0].console.print(Text(text), end="", soft_wrap=True)
+    else:
+        print(text, end="", file=stream, flush=True)
 
 
 def format_count(value: float) -> str:
@@ -87,18 +97,21 @@ class Progress:
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
+        screen = Console(stderr=True)
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=min(30, max(5, screen.width - 70))),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
+            # Has what the others leave.
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         )
         # One display for all bars: validation shows below the training that it interrupts.
         if not Progress._shared:
             is_one_screen = sys.stdout.isatty()  # else rich would show there what is meant for a file or pipe
-            bars = RichProgress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_one_screen)
+            bars = RichProgress(*columns, console=screen, transient=True, redirect_stdout=is_one_screen, expand=True)
             bars.start()
             Progress._shared.append(bars)
         self._bar = Progress._shared[0]

@@ -1,6 +1,9 @@
 """Commands with the standard streams that they are given: closed, full, gone, or in another encoding."""
 
+import contextlib
 import os
+import re
+import struct
 import subprocess
 import sys
 import textwrap
@@ -98,6 +101,36 @@ def test_results_go_to_their_file_while_progress_is_shown_on_a_terminal() -> Non
     assert done.stdout == b"a\n"
     assert b"predicting" in os.read(ours, 9999)
     os.close(ours)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_a_small_screen_breaks_no_line_and_hides_no_progress() -> None:
+    import fcntl
+    import pty
+    import termios
+
+    body = """
+with console.progress('pretraining', 9) as bar:
+    bar.advance(3, 'loss 0.661  0.270 bits/byte  2.42k tokens/s  18% of peak')
+    time.sleep(0.3)
+    console.result('{"label": "' + 99 * 'a' + '"}')
+    console.note('runs/' + 99 * 'b')
+"""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    child = subprocess.Popen(program(body), stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of it
+        while more := os.read(ours, 9999):
+            shown += more
+    os.close(ours)
+    assert child.wait() == 0
+    plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode()
+    assert f'{{"label": "{99 * "a"}"}}' in plain
+    assert f"runs/{99 * 'b'}" in plain
+    assert re.search(r" 33% [-\d:]{7} loss 0.661  0.270 bits/byte", plain)
 
 
 def test_notes_that_nobody_reads_stop_nothing() -> None:
