@@ -181,8 +181,11 @@ def run(out: Path, stages: list[Stage], last: str | None = None) -> commands.Res
     found: list[Band] = []
     names = [stage.name for stage in stages]
     stages = stages[: names.index(last) + 1] if last else stages
-    with console.progress("life", len(stages), "stages") as bar:
+    usual_s = {name: USUAL_S.get(name, USUAL_S["others"] / (len(names) - 1)) for name in names}
+    share = 100 / sum(usual_s[stage.name] for stage in stages)
+    with console.progress("life", 100, "%") as bar:
         for number, stage in enumerate(stages, 1):
+            bar.advance(0, stage.name)
             console.note(f"\n[{number}/{len(stages)}] {life_screen.line_of(names, stage.name)}")
             path, settings = out / stage.name, stage.settings
             if not settings.makes_run:
@@ -192,7 +195,7 @@ def run(out: Path, stages: list[Stage], last: str | None = None) -> commands.Res
             else:
                 results[stage.name] = commands.execute(settings, path)
             found += stage.judge(results[stage.name], results)
-            bar.advance(1, stage.name)
+            bar.advance(share * usual_s[stage.name])
     models = [result["model"] for result in results.values() if result.get("model")]
     return {
         "command": "demo",
