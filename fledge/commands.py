@@ -41,6 +41,8 @@ def execute(resolved: CommandConfig, out: Path | None = None, options: dict[str,
             with folder:
                 console.note(f"run folder: {folder.path}")
                 return _timed(resolved, run, folder)
+        except KeyboardInterrupt:  # outside of a loop, which stops politely
+            raise Interrupted(f"interrupted; continue with --resume {folder.path}") from None
         except (FledgeError, OSError) as error:
             if _can_be_put_right(error):
                 rundir.discard_if_empty(folder.path)

@@ -1,6 +1,7 @@
 """What people see: progress and notes on stderr (plain when it is no terminal), results on stdout."""
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -92,7 +93,7 @@ class Progress:
         self._task: Any = None
 
     def _open(self) -> None:
-        if is_quiet() or not sys.stderr.isatty():
+        if is_quiet() or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
             return
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -123,7 +124,8 @@ class Progress:
         self._done += amount
         self._text = self._text if text is None else text
         if self._bar:
-            self._bar.update(self._task, completed=self._done, text=self._text)
+            count = "" if self._total else f"{format_count(self._done)} {self._unit}  "
+            self._bar.update(self._task, completed=self._done, text=count + self._text)
         elif time.monotonic() - self._printed >= PLAIN_INTERVAL_S:
             self._printed = time.monotonic()
             note(self._plain_line())

@@ -6,6 +6,7 @@
 import contextlib
 import ctypes
 import functools
+import gc
 import math
 import os
 import shutil
@@ -147,6 +148,14 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         set_option(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: bytes kept at the heap's end, the most that is possible
         set_option(-3, LARGEST_KEPT)  # M_MMAP_THRESHOLD, which would be 128 KiB from now on
+
+
+def give_back_memory() -> None:
+    """Give the system what is kept so, and what nobody needs any more: another stage's blocks have other sizes."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def require_compiler() -> None:

@@ -14,7 +14,7 @@ import click
 from fledge import atomic, bands, commands, config, console, device, life_screen, rundir
 from fledge.bands import Band
 from fledge.config import CommandConfig
-from fledge.errors import DataError, RunError, RunFailed
+from fledge.errors import DataError, Interrupted, RunError, RunFailed
 
 WISH = "demo.json"  # in the demo's folder: what it was asked for
 VILLAGE = "village:hamlet"
@@ -176,6 +176,8 @@ def run(out: Path, stages: list[Stage], last: str | None = None) -> commands.Res
     Returns:
         the `--json` object of `fledge demo`.
     """
+    from fledge import engine
+
     wall, cpu = time.perf_counter(), time.process_time()
     results: dict[str, commands.Result] = {}
     found: list[Band] = []
@@ -196,6 +198,7 @@ def run(out: Path, stages: list[Stage], last: str | None = None) -> commands.Res
                 results[stage.name] = commands.execute(settings, path)
             found += stage.judge(results[stage.name], results)
             bar.advance(share * usual_s[stage.name])
+            engine.give_back_memory()
     models = [result["model"] for result in results.values() if result.get("model")]
     return {
         "command": "demo",
@@ -246,7 +249,10 @@ def demo(
     if not resume:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_file(folder / WISH, json.dumps(asdict(wish)))
-    result = run(folder, stages, last)
+    try:
+        result = run(folder, stages, last)
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted(f"stopped; continue with fledge demo --resume {folder}") from None
     console.result(json.dumps(result) if as_json else life_screen.last(result))
     missed = [band for band in result["bands"] if not band["passed"]]
     if missed:

@@ -48,6 +48,12 @@ def offer(monkeypatch: pytest.MonkeyPatch, run: Callable[[Command, RunFolder], d
     monkeypatch.setitem(sys.modules, "a_stage.a_command", module)
 
 
+def test_ctrl_c_outside_of_a_loop_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offer(monkeypatch, lambda settings, folder: signal.raise_signal(signal.SIGINT) or {})
+    with pytest.raises(Interrupted, match=r"interrupted; continue with --resume .*/r$"):
+        commands.execute(Command(), tmp_path / "r")
+
+
 def test_a_stop_in_the_last_step_is_heeded_and_loses_nothing(
     done: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

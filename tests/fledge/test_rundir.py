@@ -168,11 +168,14 @@ def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path) -> None
         folder.track_with(["wandb"])  # before step 0, not at the first line
 
 
-def test_only_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+def test_only_a_second_ctrl_c_stops_at_once_and_the_first_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with rundir.create(Command(), tmp_path / "r") as folder, folder.stopping_politely():
         for number in rundir.STOPS:  # Slurm sends several, one after the other
             signal.raise_signal(number)
         assert folder.stop_requested
+        assert capfd.readouterr().err == "\nstopping after this step; Ctrl-C again stops at once\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

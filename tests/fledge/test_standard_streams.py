@@ -133,6 +133,18 @@ with console.progress('pretraining', 9) as bar:
     assert re.search(r" 33% [-\d:]{7} loss 0.661  0.270 bits/byte", plain)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_a_terminal_that_can_draw_nothing_gets_lines() -> None:
+    import pty
+
+    body = "console.PLAIN_INTERVAL_S = 0\nwith console.progress('training', 9, 'steps') as bar:\n    bar.advance(3)"
+    ours, theirs = pty.openpty()
+    subprocess.run(program(body), stderr=theirs, check=True, env=os.environ | {"TERM": "dumb"})
+    os.close(theirs)
+    assert os.read(ours, 9999).startswith(b"training: 3/9 steps")
+    os.close(ours)
+
+
 def test_notes_that_nobody_reads_stop_nothing() -> None:
     done = ran("time.sleep(0.3); console.note('a'); console.note('b'); console.result('1')", "2> >(true)")
     assert (done.returncode, done.stdout) == (0, "1\n")

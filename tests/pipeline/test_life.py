@@ -217,3 +217,14 @@ def test_a_continued_demo_keeps_its_wish(tmp_path: Path, capsys: pytest.CaptureF
     assert run(["demo", "--resume", str(tmp_path / "d"), "--size", "medium"]) == 1
     assert "goes on as it was begun" in capsys.readouterr().err
     assert run(["demo", "--resume", str(tmp_path / "d"), "--stage", "tokenizer"]) == 0
+
+
+def test_a_demo_that_is_stopped_says_how_the_whole_of_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def stopped(*anything: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fledge.commands.execute", stopped)
+    assert run(["demo", "--out", str(tmp_path / "life")]) == 130
+    assert capsys.readouterr().err.endswith(f"error: stopped; continue with fledge demo --resume {tmp_path}/life\n")
