@@ -142,7 +142,7 @@ def _require_known_code(resolved: CommandConfig, path: Path) -> None:
     for leaf, _ in config.leaves(type(resolved)):
         file = Path(str(config.get(resolved, leaf)))
         if file.suffix == ".py" and file.is_file() and lineage.sha256_file(file) not in known:
-            raise RunError(f"{path}: its rewards changed since the run began ({file}); put it back, or start a new run")
+            raise RunError(f"{path}: its rewards changed since the run began; put it back, or start a new run: {file}")
 
 
 def execute_seeds(resolved: CommandConfig, seeds: list[int], out: Path | None, options: dict[str, Any]) -> Result:
