@@ -347,7 +347,7 @@ def test_a_changed_reward_is_not_resumed_and_not_run(
     began = file.read_text()
     file.write_text(f"raise SystemExit(7)\n{began}")
     assert run(resume) == 1
-    assert f"its rewards changed since the run began ({file}); put it back" in error_of(capsys)
+    assert f"its rewards changed since the run began; put it back, or start a new run: {file}" in error_of(capsys)
     file.write_text(began)
     assert run(resume) == 0
 
