@@ -49,7 +49,10 @@ def offer(monkeypatch: pytest.MonkeyPatch, run: Callable[[Command, RunFolder], d
 
 
 def test_ctrl_c_outside_of_a_loop_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    offer(monkeypatch, lambda settings, folder: signal.raise_signal(signal.SIGINT) or {})
+    def interrupted(settings: Command, folder: RunFolder) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    offer(monkeypatch, interrupted)
     with pytest.raises(Interrupted, match=r"interrupted; continue with --resume .*/r$"):
         commands.execute(Command(), tmp_path / "r")
 
