@@ -197,7 +197,8 @@ def _read_turn() -> str | None:
         try:
             line = input(("> " if not lines else ". ") if sys.stdin.isatty() else "")
         except EOFError:
-            console.write("\n" if sys.stdin.isatty() else "")  # behind the prompt
+            if sys.stdin.isatty():
+                console.write("\n")  # behind the prompt
             return "\n".join(lines) if lines else None
         except KeyboardInterrupt:
             console.note("\n(/quit leaves)")

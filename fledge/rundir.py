@@ -128,10 +128,11 @@ class RunFolder:
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set() and number == signal.SIGINT:
-                raise KeyboardInterrupt  # Slurm sends its others one after the other, while a checkpoint is written
-            if number == signal.SIGINT and not self._stop.is_set() and processes.is_first():
-                os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # prints can't be nested
+            if number == signal.SIGINT:  # Slurm sends its others one after the other, while a checkpoint is written
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
+                if processes.is_first():
+                    os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # prints can't be nested
             self._stop.set()
 
         before = {number: signal.signal(number, ask) for number in STOPS}

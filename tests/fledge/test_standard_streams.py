@@ -28,6 +28,20 @@ __main__.main()
     return [sys.executable, "-c", code, "doctor"]
 
 
+@pytest.fixture
+def terminal() -> tuple[int, int]:
+    """Both ends of a terminal of 80 columns: what people see, and what a command is given. A test closes them."""
+    if os.name == "nt":
+        pytest.skip("Windows has no such terminals")
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    return ours, theirs
+
+
 def ran(body: str, redirect: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", f'"$@" {redirect}', "bash", *program(body)]
     environment = os.environ | settings
@@ -55,11 +69,8 @@ def test_a_byte_that_is_no_text_is_replaced() -> None:
     assert ran("console.result(input())", "< <(printf 'a\\xff')").stdout == "a\ufffd\n"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
-def test_letters_that_a_terminal_has_not_are_replaced() -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
+def test_letters_that_a_terminal_has_not_are_replaced(terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     subprocess.run(program("console.result(chr(0x201C) + 'a')"), stdout=theirs, check=True, env=environment)
     os.close(theirs)
@@ -67,10 +78,7 @@ def test_letters_that_a_terminal_has_not_are_replaced() -> None:
     os.close(ours)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
-def test_a_run_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
-    import pty
-
+def test_a_run_goes_on_when_its_terminal_is_gone(terminal: tuple[int, int], tmp_path: Path) -> None:
     body = f"""
 with console.progress('training', 9) as bar:
     Path({str(tmp_path / "began")!r}).touch()
@@ -80,7 +88,7 @@ with console.progress('training', 9) as bar:
     console.note('b')
 console.result('done')
 """
-    ours, theirs = pty.openpty()
+    ours, theirs = terminal
     child = subprocess.Popen(program(body), stderr=theirs, stdout=subprocess.PIPE, start_new_session=True, text=True)
     os.close(theirs)
     while not (tmp_path / "began").exists():
@@ -90,12 +98,9 @@ console.result('done')
     assert (child.returncode, out) == (0, "done\n")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
-def test_results_go_to_their_file_while_progress_is_shown_on_a_terminal() -> None:
-    import pty
-
+def test_results_go_to_their_file_while_progress_is_shown_on_a_terminal(terminal: tuple[int, int]) -> None:
     body = "with console.progress('predicting', 9) as bar:\n    console.result('a')"
-    ours, theirs = pty.openpty()
+    ours, theirs = terminal
     done = subprocess.run(program(body), stderr=theirs, stdout=subprocess.PIPE, check=True)
     os.close(theirs)
     assert done.stdout == b"a\n"
@@ -103,12 +108,7 @@ def test_results_go_to_their_file_while_progress_is_shown_on_a_terminal() -> Non
     os.close(ours)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
-def test_a_small_screen_breaks_no_line_and_hides_no_progress() -> None:
-    import fcntl
-    import pty
-    import termios
-
+def test_a_small_screen_breaks_no_line_and_hides_no_progress(terminal: tuple[int, int]) -> None:
     body = """
 with console.progress('pretraining', 9) as bar:
     bar.advance(3, 'loss 0.661  0.270 bits/byte  2.42k tokens/s  18% of peak')
@@ -116,8 +116,7 @@ with console.progress('pretraining', 9) as bar:
     console.result('{"label": "' + 99 * 'a' + '"}')
     console.note('runs/' + 99 * 'b')
 """
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    ours, theirs = terminal
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
     child = subprocess.Popen(program(body), stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
@@ -133,12 +132,9 @@ with console.progress('pretraining', 9) as bar:
     assert re.search(r" 33% [-\d:]{7} loss 0.661  0.270 bits/byte", plain)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
-def test_a_terminal_that_can_draw_nothing_gets_lines() -> None:
-    import pty
-
+def test_a_terminal_that_can_draw_nothing_gets_lines(terminal: tuple[int, int]) -> None:
     body = "console.PLAIN_INTERVAL_S = 0\nwith console.progress('training', 9, 'steps') as bar:\n    bar.advance(3)"
-    ours, theirs = pty.openpty()
+    ours, theirs = terminal
     subprocess.run(program(body), stderr=theirs, check=True, env=os.environ | {"TERM": "dumb"})
     os.close(theirs)
     assert os.read(ours, 9999).startswith(b"training: 3/9 steps")
